@@ -1,1 +1,5 @@
-//! Ingle.
+//! Ingle: a Matrix homeserver for one household.
+
+pub mod clock;
+pub mod error;
+pub mod store;

@@ -1,0 +1,136 @@
+//! Events, their places in a room, and the states of rooms.
+
+use ruma::OwnedEventId;
+use serde::{Deserialize, Serialize};
+
+use super::{EventNo, RoomNo, StateKeyNo, StateNo, UserNo};
+use crate::store::{Position, Table};
+
+/// An event as it was accepted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Its ID.
+    #[serde(rename = "i")]
+    pub id: OwnedEventId,
+    /// The room it belongs to.
+    #[serde(rename = "r")]
+    pub room: RoomNo,
+    /// The canonical JSON of the PDU; redacted once the event has been redacted.
+    #[serde(rename = "j")]
+    pub json: String,
+    /// How it stands in the room.
+    #[serde(rename = "s", default, skip_serializing_if = "Standing::is_accepted")]
+    pub standing: Standing,
+    /// The state before it; unknown for outliers.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<StateNo>,
+    /// The event that redacted it.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub redacted_by: Option<EventNo>,
+}
+
+/// How an event stands in its room.
+///
+/// Spec: server-server-api#rejection, server-server-api#soft-failure
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Standing {
+    /// Part of the room.
+    #[default]
+    Accepted,
+    /// Kept for the graph and for state resolution, not shown.
+    SoftFailed,
+    /// Kept only so that what refers to it is understood.
+    Rejected,
+    /// Known (as part of a state, or of an auth chain), but without a place in the timeline.
+    Outlier,
+}
+
+impl Standing {
+    fn is_accepted(&self) -> bool {
+        *self == Self::Accepted
+    }
+}
+
+/// One row per event that this server has, outliers and rejected ones too. Written by `rooms`.
+pub const EVENTS: Table<EventNo, EventRow> = Table::new("events").compressed();
+
+/// What `/sync` shows of a room: its events in the order in which they arrived. Backfilled,
+/// soft-failed, rejected events and outliers have no row. Written by `rooms::projections::timeline`.
+pub const TIMELINE: Table<(RoomNo, Position), EventNo> = Table::new("timeline");
+
+/// The history of a room as `/messages` walks it: by depth, then in order of arrival. The value is the
+/// position of the event's [`TIMELINE`] row; backfilled events have 0.
+/// Written by `rooms::projections::timeline`.
+pub const HISTORY: Table<(RoomNo, u64, EventNo), Position> = Table::new("history");
+
+/// What a room's state gained and lost at a position, by resolution as well as by an event. Both `state`
+/// and `state_after` of `/sync` are made of these. Written by `rooms::state`.
+pub const STATE_DELTAS: Table<(RoomNo, Position, StateKeyNo), DeltaRow> = Table::new("state_deltas");
+
+/// One changed entry of a room's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaRow(
+    /// The event that was there.
+    pub Option<EventNo>,
+    /// The event that is there now.
+    pub Option<EventNo>,
+);
+
+/// A state as the difference from its parent. Written by `rooms::state`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StateRow {
+    /// The state that this one differs from; a root is a whole state by itself.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<StateNo>,
+    /// How many parents there are up to the root: bounded, so that loading is.
+    #[serde(rename = "n", default)]
+    pub chain: u32,
+    /// Entries added or replaced.
+    #[serde(rename = "s", default)]
+    pub set: Vec<(StateKeyNo, EventNo)>,
+    /// Entries removed.
+    #[serde(rename = "u", default, skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<StateKeyNo>,
+}
+
+/// One row per state that some event refers to.
+pub const STATES: Table<StateNo, StateRow> = Table::new("states");
+
+/// The first page of a large root state; further pages stand in `(state, page)` with pages from 1 on,
+/// so that no value grows beyond what the engine stores well.
+pub const STATE_PAGES: Table<(StateNo, u64), Vec<(StateKeyNo, EventNo)>> = Table::new("state_pages");
+
+/// The forward extremities of a room, its depth and its current state. One small row, rewritten with
+/// every event. Written by `rooms::append`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HeadRow {
+    /// The forward extremities.
+    #[serde(rename = "e")]
+    pub extremities: Vec<EventNo>,
+    /// The greatest depth among them.
+    #[serde(rename = "d")]
+    pub depth: u64,
+    /// The current (resolved) state.
+    #[serde(rename = "s")]
+    pub state: StateNo,
+}
+
+/// One row per room.
+pub const HEADS: Table<RoomNo, HeadRow> = Table::new("heads");
+
+/// Which event a client's transaction ID made: `(user, device ID, transaction ID)`, where the last also
+/// names the endpoint. Written with the event; removed with the device.
+///
+/// Spec: client-server-api#transaction-identifiers
+pub const TRANSACTIONS: Table<(UserNo, String, String), EventNo> = Table::new("transactions");
+
+/// The transaction ID that is told to the device that sent the event: `(device ID, transaction ID)`.
+/// Written with [`TRANSACTIONS`].
+pub const TRANSACTION_OF: Table<EventNo, (UserNo, String, String)> = Table::new("transaction_of");
+
+/// Events that relate to another: `(parent, relation type, event type, child)`.
+/// Written by `rooms::projections::relations`.
+pub const RELATIONS: Table<(EventNo, String, String, EventNo), UserNo> = Table::new("relations");
+
+/// Relations whose parent is not known yet: `(parent's event ID, child)`. Moved to [`RELATIONS`] when it comes.
+pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, UserNo)> = Table::new("relations_ahead");

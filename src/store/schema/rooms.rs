@@ -1,0 +1,138 @@
+//! Rooms, who is in them, and what people keep about them.
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use serde::{Deserialize, Serialize};
+
+use super::{EventNo, RoomNo, UserNo};
+use crate::store::{Position, Store, StoreError, Table};
+
+/// A room that this server knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoomRow {
+    /// Its ID.
+    pub id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The create event.
+    pub create: EventNo,
+}
+
+/// One row per room whose create event is known. Written by `rooms`.
+pub const ROOMS: Table<RoomNo, RoomRow> = Table::new("rooms");
+
+/// Where somebody stands towards a room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRow {
+    /// The membership.
+    #[serde(rename = "m")]
+    pub membership: MembershipState,
+    /// The event that says so.
+    #[serde(rename = "e")]
+    pub event: EventNo,
+}
+
+/// One row per user with a member event in the room's current state.
+/// Written by `rooms::projections::members`.
+pub const MEMBERS: Table<(RoomNo, UserNo), MemberRow> = Table::new("members");
+
+/// The same, by user; local users have more in it. Written by `rooms::projections::members`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRoomRow {
+    /// The membership.
+    #[serde(rename = "m")]
+    pub membership: MembershipState,
+    /// The event that says so.
+    #[serde(rename = "e")]
+    pub event: EventNo,
+    /// The position at which the membership became what it is.
+    #[serde(rename = "p")]
+    pub since: Position,
+    /// The membership before that.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<MembershipState>,
+    /// Whether the user has forgotten the room after leaving it.
+    #[serde(rename = "f", default, skip_serializing_if = "std::ops::Not::not")]
+    pub forgotten: bool,
+}
+
+/// One row per user and room.
+pub const USER_ROOMS: Table<(UserNo, RoomNo), UserRoomRow> = Table::new("user_rooms");
+
+/// What an invited or knocking local user may see of a room that this server is not in: stripped state,
+/// as JSON texts. Written with the membership by `rooms`.
+pub const STRIPPED_STATE: Table<(UserNo, RoomNo), Vec<String>> = Table::new("stripped_state");
+
+/// A read receipt of a local or remote user. Written by `rooms::receipts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptRow {
+    /// Who has read.
+    #[serde(rename = "u")]
+    pub user: UserNo,
+    /// `m.read` or `m.read.private`.
+    #[serde(rename = "k")]
+    pub kind: String,
+    /// The thread, `main`, or nothing for an unthreaded receipt.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<String>,
+    /// The event up to which.
+    #[serde(rename = "e")]
+    pub event: OwnedEventId,
+    /// When, in milliseconds since the epoch.
+    #[serde(rename = "w")]
+    pub ts: u64,
+}
+
+/// The newest receipt per user, kind and thread, by the position at which it came.
+pub const RECEIPTS: Table<(RoomNo, Position), ReceiptRow> = Table::new("receipts");
+
+/// Where the newest receipt of `(room, user, kind, thread)` stands in [`RECEIPTS`]; an unthreaded one
+/// has an empty thread.
+pub const RECEIPT_AT: Table<(RoomNo, UserNo, String, String), Position> = Table::new("receipt_at");
+
+/// An event that counts as unread for a local user, until a receipt passes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadRow {
+    /// Whether it notifies.
+    #[serde(rename = "n")]
+    pub notify: bool,
+    /// Whether it also highlights.
+    #[serde(rename = "h")]
+    pub highlight: bool,
+    /// The root of its thread.
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<EventNo>,
+    /// The event.
+    #[serde(rename = "e")]
+    pub event: EventNo,
+}
+
+/// One row per user, room and unread event. Written by `rooms::projections::unread`, removed by receipts.
+pub const UNREAD: Table<(UserNo, RoomNo, Position), UnreadRow> = Table::new("unread");
+
+/// Aliases of this server and the room each points to. Written by `rooms::aliases`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AliasRow {
+    /// The room.
+    pub room: RoomNo,
+    /// Who made the alias.
+    pub creator: UserNo,
+}
+
+/// One row per local alias, such as `#kitchen:example.org`.
+pub const ALIASES: Table<String, AliasRow> = Table::new("aliases");
+
+/// The same, by room.
+pub const ROOM_ALIASES: Table<(RoomNo, String), ()> = Table::new("room_aliases");
+
+/// Rooms that are listed in this server's directory. Written by `rooms::directory`.
+pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
+
+/// The room behind a number.
+pub fn find(store: &Store, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {
+    store.get(ROOMS, &room)
+}
+
+/// Where a user stands towards a room.
+pub fn member(store: &Store, room: RoomNo, user: UserNo) -> Result<Option<MemberRow>, StoreError> {
+    store.get(MEMBERS, &(room, user))
+}

@@ -1,0 +1,61 @@
+//! A table is a typed constant: `pub const MEMBERS: Table<(RoomNo, UserNo), Member> = Table::new("members");`
+//!
+//! The constant stands beside its record in [`super::schema`] and says what a row means and who
+//! writes it. Values are CBOR; a table that is [`Table::compressed`] keeps them zstd-compressed with
+//! the built-in dictionary.
+
+use std::marker::PhantomData;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{StoreError, key::Key};
+
+/// The name and types of one sled tree.
+pub struct Table<K, V> {
+    /// The name of the tree on disk.
+    pub name: &'static str,
+    /// Whether values are compressed.
+    pub compressed: bool,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> Clone for Table<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for Table<K, V> {}
+
+impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
+    /// A table of this name.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, compressed: false, types: PhantomData }
+    }
+
+    /// The same table with compressed values.
+    pub const fn compressed(mut self) -> Self {
+        self.compressed = true;
+        self
+    }
+
+    /// The bytes of a value.
+    pub(super) fn encode(self, value: &V) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // Writing to a Vec cannot fail, and records hold nothing that CBOR cannot express.
+        if let Err(error) = ciborium::into_writer(value, &mut bytes) {
+            unreachable!("a row of {} does not encode: {error}", self.name);
+        }
+        bytes
+    }
+
+    /// The value behind `bytes`; an error names the table.
+    pub(super) fn decode(self, bytes: &[u8]) -> Result<V, StoreError> {
+        ciborium::from_reader(bytes).map_err(|_| StoreError::BadRow { table: self.name })
+    }
+
+    /// The key behind `bytes`; an error names the table.
+    pub(super) fn decode_key(self, mut bytes: &[u8]) -> Result<K, StoreError> {
+        K::decode(&mut bytes).map_err(|_| StoreError::BadRow { table: self.name })
+    }
+}
