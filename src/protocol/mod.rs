@@ -1,0 +1,17 @@
+//! The rules of Matrix, as ordinary functions and small state machines over values.
+//!
+//! Nothing here does I/O, waits, asks for the time or draws a random number: whatever a rule needs is
+//! an argument, and lookups come in as closures. So every rule can be tested as text in, text out, and
+//! state resolution may read the store directly from a blocking thread.
+//!
+//! Reading order: [`version`] (what differs between room versions), [`canonical`] (the JSON that is
+//! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
+//! [`sign`].
+
+pub mod canonical;
+pub mod compose;
+pub mod event;
+pub mod hash;
+pub mod redact;
+pub mod sign;
+pub mod version;
