@@ -28,16 +28,7 @@ const LAYERS: &[&str] = &[
 const VOCABULARY: &[&str] = &["error", "config", "clock"];
 
 /// What the pure core never names: no runtime, no HTTP, no disk, no clock, no chance.
-const NOT_IN_PROTOCOL: &[&str] = &[
-    "tokio",
-    "warp",
-    "hyper",
-    "sled",
-    "SystemTime",
-    "Instant",
-    "rand",
-    "getrandom",
-];
+const NOT_IN_PROTOCOL: &[&str] = &["tokio", "warp", "hyper", "sled", "SystemTime", "Instant", "rand", "getrandom"];
 
 #[test]
 fn a_layer_imports_only_what_lies_below_it() {
@@ -55,11 +46,7 @@ fn every_file_opens_by_saying_what_it_is() {
 #[test]
 fn protocol_does_no_input_output_and_asks_nobody_for_the_time() {
     report(|file| match file.module.first().map(String::as_str) {
-        Some("protocol") => words(
-            &file.text,
-            NOT_IN_PROTOCOL,
-            "may not be named in `protocol`",
-        ),
+        Some("protocol") => words(&file.text, NOT_IN_PROTOCOL, "may not be named in `protocol`"),
         _ => vec![],
     });
 }
@@ -68,96 +55,32 @@ fn protocol_does_no_input_output_and_asks_nobody_for_the_time() {
 fn only_the_engine_names_sled() {
     report(|file| match file.module == ["store", "engine"] {
         true => vec![],
-        false => words(
-            &file.text,
-            &["sled"],
-            "may be named in `store/engine.rs` alone",
-        ),
+        false => words(&file.text, &["sled"], "may be named in `store/engine.rs` alone"),
     });
 }
 
 #[test]
 fn an_upward_import_is_found_in_every_spelling() {
     let row = "`store` (row 2) may not import";
-    check(
-        "store::log",
-        "use crate::rooms::append;",
-        &format!("1: {row} `rooms` (row 4)"),
-    );
-    check(
-        "store::log",
-        "use crate::{error::Error, protocol::{self, id}, sync};",
-        &format!("1: {row} `sync` (row 5)"),
-    );
-    check(
-        "store::log",
-        "fn f() {\n    crate::http::reply()\n}",
-        &format!("2: {row} `http` (row 7)"),
-    );
-    check(
-        "store::log",
-        "use super::super::api;",
-        &format!("1: {row} `api` (row 8)"),
-    );
-    check(
-        "store",
-        "use super::api;",
-        &format!("1: {row} `api` (row 8)"),
-    );
-    check(
-        "sync::v3",
-        "use crate::push;",
-        "1: `sync` (row 5) may not import `push` (row 5)",
-    );
-    check(
-        "media",
-        "use crate::users;",
-        "1: `media` (row 4) may not import `users` (row 4)",
-    );
-    check(
-        "error",
-        "use crate::store;",
-        "1: `error` (row 0) may not import `store` (row 2)",
-    );
-    check(
-        "store",
-        "use crate::sheds;",
-        "1: give `sheds` its place in the table of tests/tidy.rs",
-    );
+    check("store::log", "use crate::rooms::append;", &format!("1: {row} `rooms` (row 4)"));
+    check("store::log", "use crate::{error::Error, protocol::{self, id}, sync};", &format!("1: {row} `sync` (row 5)"));
+    check("store::log", "fn f() {\n    crate::http::reply()\n}", &format!("2: {row} `http` (row 7)"));
+    check("store::log", "use super::super::api;", &format!("1: {row} `api` (row 8)"));
+    check("store", "use super::api;", &format!("1: {row} `api` (row 8)"));
+    check("sync::v3", "use crate::push;", "1: `sync` (row 5) may not import `push` (row 5)");
+    check("media", "use crate::users;", "1: `media` (row 4) may not import `users` (row 4)");
+    check("error", "use crate::store;", "1: `error` (row 0) may not import `store` (row 2)");
+    check("store", "use crate::sheds;", "1: give `sheds` its place in the table of tests/tidy.rs");
 }
 
 #[test]
 fn what_the_table_allows_is_left_alone() {
-    check(
-        "api::client::rooms",
-        "use crate::{app::Ctx, http::caller::User, rooms, store::Store};",
-        "",
-    );
-    check(
-        "rooms::append",
-        "use crate::users::find; use crate::media; use super::state;",
-        "",
-    );
-    check(
-        "store::write",
-        "// crate::rooms\nconst HELP: &str = \"crate::api\"; /* crate::api */",
-        "",
-    );
-    check(
-        "store::write",
-        "mod tests {\n    use super::super::journal;\n    use super::*;\n}",
-        "",
-    );
-    check(
-        "store",
-        r##"const A: &str = r#"" crate::api "#; const B: char = '"'; fn f<'a>() {}"##,
-        "",
-    );
-    check(
-        "protocol::auth",
-        "use crate::error::Error; crate::refuse!(); $crate::api",
-        "",
-    );
+    check("api::client::rooms", "use crate::{app::Ctx, http::caller::User, rooms, store::Store};", "");
+    check("rooms::append", "use crate::users::find; use crate::media; use super::state;", "");
+    check("store::write", "// crate::rooms\nconst HELP: &str = \"crate::api\"; /* crate::api */", "");
+    check("store::write", "mod tests {\n    use super::super::journal;\n    use super::*;\n}", "");
+    check("store", r##"const A: &str = r#"" crate::api "#; const B: char = '"'; fn f<'a>() {}"##, "");
+    check("protocol::auth", "use crate::error::Error; crate::refuse!(); $crate::api", "");
     check("main", "use ingle::cli;", "");
 }
 
@@ -207,20 +130,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn source(root: &Path, path: &Path) -> Source {
-    let name = path
-        .strip_prefix(root)
-        .expect("a path below the root")
-        .to_string_lossy();
-    let module = name
-        .trim_start_matches("src/")
-        .trim_end_matches(".rs")
-        .trim_end_matches("/mod");
+    let name = path.strip_prefix(root).expect("a path below the root").to_string_lossy();
+    let module = name.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
     Source {
-        module: module
-            .split('/')
-            .filter(|part| *part != "lib")
-            .map(str::to_owned)
-            .collect(),
+        module: module.split('/').filter(|part| *part != "lib").map(str::to_owned).collect(),
         text: fs::read_to_string(path).expect("a source file in UTF-8"),
         name: name.into_owned(),
     }
@@ -238,11 +151,7 @@ fn wrong_imports(module: &[String], text: &str) -> Vec<String> {
 
 /// Why `top` may not import `imported`, if it may not.
 fn complaint(top: &str, imported: &str) -> Option<String> {
-    let unknown = |name| {
-        Some(format!(
-            "give `{name}` its place in the table of tests/tidy.rs"
-        ))
-    };
+    let unknown = |name| Some(format!("give `{name}` its place in the table of tests/tidy.rs"));
     let Some((row, column, ordered)) = place(top) else {
         return unknown(top);
     };
@@ -253,9 +162,7 @@ fn complaint(top: &str, imported: &str) -> Option<String> {
     if top == imported || VOCABULARY.contains(&imported) || other_row < row || beside {
         return None;
     }
-    Some(format!(
-        "`{top}` (row {row}) may not import `{imported}` (row {other_row})"
-    ))
+    Some(format!("`{top}` (row {row}) may not import `{imported}` (row {other_row})"))
 }
 
 /// Where a top-level module stands: its row counted from the bottom, its place in the row, and
@@ -263,11 +170,7 @@ fn complaint(top: &str, imported: &str) -> Option<String> {
 fn place(module: &str) -> Option<(usize, usize, bool)> {
     LAYERS.iter().rev().enumerate().find_map(|(row, text)| {
         let mut names = text.split([' ', '>']).filter(|name| !name.is_empty());
-        Some((
-            row,
-            names.position(|name| name == module)?,
-            text.contains('>'),
-        ))
+        Some((row, names.position(|name| name == module)?, text.contains('>')))
     })
 }
 
@@ -332,12 +235,8 @@ fn heads(tokens: &[(String, usize)], at: usize, found: &mut Vec<(String, usize)>
 
 /// Where any of `wanted` is a word of the code (not of a comment or a string).
 fn words(text: &str, wanted: &[&str], complaint: &str) -> Vec<String> {
-    let found = tokens(text)
-        .into_iter()
-        .filter(|(word, _)| wanted.contains(&word.as_str()));
-    found
-        .map(|(word, line)| format!("{line}: `{word}` {complaint}"))
-        .collect()
+    let found = tokens(text).into_iter().filter(|(word, _)| wanted.contains(&word.as_str()));
+    found.map(|(word, line)| format!("{line}: `{word}` {complaint}")).collect()
 }
 
 /// The words and signs of a Rust text with their lines, without comments and literals.

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
-use super::schema::UserNo;
+use super::schema::{RoomNo, UserNo};
 use crate::number;
 
 number!(
@@ -17,13 +17,14 @@ number!(
     Position
 );
 
-/// Who waits for news, by local user, and the position of each user's newest news.
+/// Who waits for news, by local user, and how new the news of each user and room is.
 ///
-/// Bounded by the number of local users. After a start the newest position is unknown and taken to
-/// be the position of the start: one look too many per user, never one too few.
+/// Bounded by the number of local users and known rooms. After a start the newest positions are unknown
+/// and taken to be the position of the start: one look too many, never one too few.
 #[derive(Default)]
 pub struct Wakers {
     users: Mutex<HashMap<UserNo, Waiting>>,
+    rooms: Mutex<HashMap<RoomNo, Position>>,
     started: Position,
 }
 
@@ -36,7 +37,7 @@ struct Waiting {
 impl Wakers {
     /// Nobody waits, and everything up to `started` may be news.
     pub(super) fn new(started: Position) -> Self {
-        Self { users: Mutex::default(), started }
+        Self { started, ..Self::default() }
     }
 
     /// A wait that ends with the next news for `user`. Make it, then look for news, then await it:
@@ -50,18 +51,34 @@ impl Wakers {
         self.users.lock().get(&user).map_or(self.started, |waiting| waiting.newest.max(self.started))
     }
 
-    /// Ends the waits of `users` for something that has no position (typing, presence).
-    pub fn wake(&self, users: impl IntoIterator<Item = UserNo>) {
-        self.publish(users, Position(0));
+    /// The newest position at which a `Write` named `room`, or an upper bound of it.
+    pub fn newest_in(&self, room: RoomNo) -> Position {
+        self.rooms.lock().get(&room).map_or(self.started, |newest| (*newest).max(self.started))
     }
 
-    /// Ends the waits of `users`: there is news for them at `position`.
-    pub(super) fn publish(&self, users: impl IntoIterator<Item = UserNo>, position: Position) {
+    /// Ends the waits of `users`.
+    pub fn wake<'a>(&self, users: impl IntoIterator<Item = &'a UserNo>) {
+        let waiting = self.users.lock();
+        for user in users {
+            if let Some(entry) = waiting.get(user) {
+                entry.notify.notify_waiters();
+            }
+        }
+    }
+
+    /// Notes what a `Write` named, before its position is published: whoever sees the position sees
+    /// that there is news. The waits end afterwards.
+    pub(super) fn note(&self, users: &[UserNo], rooms: &[RoomNo], position: Position) {
         let mut waiting = self.users.lock();
         for user in users {
-            let entry = waiting.entry(user).or_default();
+            let entry = waiting.entry(*user).or_default();
             entry.newest = entry.newest.max(position);
-            entry.notify.notify_waiters();
+        }
+        drop(waiting);
+        let mut newest = self.rooms.lock();
+        for room in rooms {
+            let entry = newest.entry(*room).or_default();
+            *entry = (*entry).max(position);
         }
     }
 }

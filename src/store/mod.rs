@@ -59,10 +59,10 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-type Rows = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
+type Memory = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
 
 struct Inner {
-    rows: RwLock<Rows>,
+    rows: RwLock<Memory>,
     numbers: AtomicU64,
     position: watch::Sender<Position>,
     wakers: Wakers,
@@ -76,6 +76,26 @@ pub struct Store {
 
 /// The row of an iteration over a table.
 pub type Row<K, V> = Result<(K, V), StoreError>;
+
+/// Whatever rows can be read from: the [`Store`] shows what is published, a [`Write`] also what is queued.
+pub trait Rows {
+    /// The row at `key`.
+    fn row<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, StoreError>;
+}
+
+impl Rows for Store {
+    fn row<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, StoreError> {
+        self.get(table, key)
+    }
+}
 
 /// An iteration over a table, from both ends.
 pub struct Scan<K, V>(std::vec::IntoIter<Row<K, V>>);

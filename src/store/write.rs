@@ -7,7 +7,13 @@ use std::{collections::BTreeMap, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Store, StoreError, key::Key, log::Position, schema::UserNo, table::Table};
+use super::{
+    Rows, Store, StoreError,
+    key::Key,
+    log::Position,
+    schema::{RoomNo, UserNo},
+    table::Table,
+};
 
 /// A row as bytes: its table, its key, and its value or nothing.
 type Change = (&'static str, Vec<u8>, Option<Vec<u8>>);
@@ -25,12 +31,21 @@ pub struct Write {
     later: Vec<(Slot, Later)>,
     slots: u64,
     wake: Vec<UserNo>,
+    touch: Vec<RoomNo>,
     not_send: PhantomData<*const ()>,
 }
 
 impl Write {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, changes: BTreeMap::new(), later: Vec::new(), slots: 0, wake: Vec::new(), not_send: PhantomData }
+        Self {
+            store,
+            changes: BTreeMap::new(),
+            later: Vec::new(),
+            slots: 0,
+            wake: Vec::new(),
+            touch: Vec::new(),
+            not_send: PhantomData,
+        }
     }
 
     /// The row at `key` as this `Write` finds or left it: published, queued before it, or its own.
@@ -89,15 +104,12 @@ impl Write {
     }
 
     /// Sets a row whose key or value holds a position: `row` is called, briefly, at the commit.
-    pub fn put_at<K: Key, V: Serialize + DeserializeOwned>(
+    pub fn put_at<K: Key + 'static, V: Serialize + DeserializeOwned + 'static>(
         &mut self,
         table: Table<K, V>,
         slot: Slot,
         row: impl FnOnce(Position) -> (K, V) + 'static,
-    ) where
-        K: 'static,
-        V: 'static,
-    {
+    ) {
         let later = move |position| {
             let (key, value) = row(position);
             (table.name, key.to_bytes(), Some(table.encode(&value)))
@@ -113,6 +125,11 @@ impl Write {
     /// Names a local user for whom this is news: their waiting requests wake when it is published.
     pub fn wake(&mut self, user: UserNo) {
         self.wake.push(user);
+    }
+
+    /// Names a room in which something happens that everybody there may see.
+    pub fn touch(&mut self, room: RoomNo) {
+        self.touch.push(room);
     }
 
     /// Queues everything for the disk. The next `Write` sees it at once; readers see it when the
@@ -133,10 +150,21 @@ impl Write {
                 rows.insert((table, key), value);
             }
         }
+        self.store.inner.wakers.note(&self.wake, &self.touch, last);
         self.store.inner.position.send_replace(last);
         drop(rows);
-        self.store.inner.wakers.publish(self.wake, last);
+        self.store.inner.wakers.wake(&self.wake);
         Ok(Ticket { first: Position(first), last })
+    }
+}
+
+impl Rows for Write {
+    fn row<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, StoreError> {
+        self.get(table, key)
     }
 }
 

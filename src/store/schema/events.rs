@@ -24,6 +24,9 @@ pub struct EventRow {
     /// The state before it; unknown for outliers.
     #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
     pub before: Option<StateNo>,
+    /// The state event whose place it took.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<EventNo>,
     /// The event that redacted it.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub redacted_by: Option<EventNo>,
@@ -82,9 +85,12 @@ pub struct StateRow {
     /// The state that this one differs from; a root is a whole state by itself.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<StateNo>,
-    /// How many parents there are up to the root: bounded, so that loading is.
+    /// How many entries this difference has, with those in [`STATE_PAGES`].
     #[serde(rename = "n", default)]
-    pub chain: u32,
+    pub size: u64,
+    /// How many further pages there are in [`STATE_PAGES`].
+    #[serde(rename = "g", default, skip_serializing_if = "is_zero")]
+    pub pages: u64,
     /// Entries added or replaced.
     #[serde(rename = "s", default)]
     pub set: Vec<(StateKeyNo, EventNo)>,
@@ -93,11 +99,15 @@ pub struct StateRow {
     pub unset: Vec<StateKeyNo>,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// One row per state that some event refers to.
 pub const STATES: Table<StateNo, StateRow> = Table::new("states");
 
-/// The first page of a large root state; further pages stand in `(state, page)` with pages from 1 on,
-/// so that no value grows beyond what the engine stores well.
+/// What a large state sets beyond its first page, so that no value grows beyond what the engine stores
+/// well: pages are counted from 0.
 pub const STATE_PAGES: Table<(StateNo, u64), Vec<(StateKeyNo, EventNo)>> = Table::new("state_pages");
 
 /// The forward extremities of a room, its depth and its current state. One small row, rewritten with
@@ -113,6 +123,9 @@ pub struct HeadRow {
     /// The current (resolved) state.
     #[serde(rename = "s")]
     pub state: StateNo,
+    /// How many users are joined, and how many are invited.
+    #[serde(rename = "j")]
+    pub members: (u64, u64),
 }
 
 /// One row per room.

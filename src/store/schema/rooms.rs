@@ -4,7 +4,7 @@ use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::Membe
 use serde::{Deserialize, Serialize};
 
 use super::{EventNo, RoomNo, UserNo};
-use crate::store::{Position, Store, StoreError, Table};
+use crate::store::{Position, Rows, Store, StoreError, Table};
 
 /// A room that this server knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,7 +35,13 @@ pub struct MemberRow {
 /// Written by `rooms::projections::members`.
 pub const MEMBERS: Table<(RoomNo, UserNo), MemberRow> = Table::new("members");
 
-/// The same, by user; local users have more in it. Written by `rooms::projections::members`.
+/// The joined users of this server, by room. Written by `rooms::projections::members`.
+pub const LOCAL_MEMBERS: Table<(RoomNo, UserNo), ()> = Table::new("local_members");
+
+/// How many users of each server are joined to a room. Written by `rooms::projections::members`.
+pub const ROOM_SERVERS: Table<(RoomNo, String), u64> = Table::new("room_servers");
+
+/// Where somebody stands towards a room, by user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRoomRow {
     /// The membership.
@@ -55,7 +61,7 @@ pub struct UserRoomRow {
     pub forgotten: bool,
 }
 
-/// One row per user and room.
+/// One row per user and room, for local and remote users. Written by `rooms::projections::members`.
 pub const USER_ROOMS: Table<(UserNo, RoomNo), UserRoomRow> = Table::new("user_rooms");
 
 /// What an invited or knocking local user may see of a room that this server is not in: stripped state,
@@ -128,8 +134,8 @@ pub const ROOM_ALIASES: Table<(RoomNo, String), ()> = Table::new("room_aliases")
 pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
 
 /// The room behind a number.
-pub fn find(store: &Store, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {
-    store.get(ROOMS, &room)
+pub fn find(rows: &impl Rows, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {
+    rows.row(ROOMS, &room)
 }
 
 /// Where a user stands towards a room.
