@@ -1,0 +1,84 @@
+"""Plays the scenes: `run.py` all of them, `run.py NAME…` some, `run.py --list` says which there are.
+
+`tests/run` calls this with what it needs in the environment: INGLE_BIN, INGLE_NODE and, for scenes
+with a Synapse, SYNAPSE_VENV. Logs, data and screenshots of a scene stay in INGLE_ARTEFACTS/<name>
+until it is played again. The last line is `interop: N passed, M failed`.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from harness.stage import Stage
+from scenes.conversation import conversation
+
+# One line a scene: its name, the story, and who plays in it over what.
+SCENES = {
+    "nio": (conversation, dict(ann="nio", bob="nio")),
+    "js": (conversation, dict(ann="js", bob="js")),
+    "nio-js-tls": (conversation, dict(ann="nio", bob="js", tls=True)),
+    "js-nio-tls": (conversation, dict(ann="js", bob="nio", tls=True)),
+}
+
+
+async def play(name, folder):
+    story, cast = SCENES[name]
+    cast = dict(cast)
+    async with Stage(folder, tls=cast.pop("tls", False)) as stage:
+        await story(stage, **cast)
+
+
+def passed(name, deadline):
+    """Plays one scene and prints its line, and when it failed, why."""
+    folder = Path(os.environ["INGLE_ARTEFACTS"]) / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    logging.basicConfig(filename=folder / "run.log", level=logging.INFO, force=True)
+    start = time.monotonic()
+    try:
+        asyncio.run(asyncio.wait_for(play(name, folder), deadline))
+    except Exception as failure:
+        print(f"interop {name}: FAILED after {time.monotonic() - start:.1f} s, see {folder}")
+        print(indented("".join(traceback.format_exception(failure, limit=-6))), flush=True)
+        for log in sorted(folder.glob("*/*.log")):
+            print(indented(f"{log.name} ends with:\n{tail(log)}"), flush=True)
+        return False
+    print(f"interop {name}: ok ({time.monotonic() - start:.1f} s)", flush=True)
+    return True
+
+
+def indented(text):
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def tail(file, lines=15):
+    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="scenes to play (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the names of the scenes")
+    parser.add_argument("--against", choices=["ingle", "synapse"], default="ingle", help="the server to play against")
+    parser.add_argument("--deadline", type=float, default=240, help="seconds that one scene may take")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(SCENES))
+        return 0
+    unknown = [name for name in arguments.names if name not in SCENES]
+    if unknown:
+        parser.error(f"no scene {', '.join(unknown)}; there are {', '.join(SCENES)}")
+    os.environ["INGLE_TEST_AGAINST"] = arguments.against
+    results = [passed(name, arguments.deadline) for name in arguments.names or SCENES]
+    print(f"interop: {sum(results)} passed, {len(results) - sum(results)} failed")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
