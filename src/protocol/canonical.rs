@@ -94,11 +94,7 @@ impl std::error::Error for JsonError {}
 
 /// Reads one JSON value, and nothing but white space around it.
 pub fn parse(text: &[u8], numbers: Numbers) -> Result<Value, JsonError> {
-    let mut parser = Parser {
-        text,
-        at: 0,
-        numbers,
-    };
+    let mut parser = Parser { text, at: 0, numbers };
     parser.space();
     let value = parser.value(0)?;
     parser.space();
@@ -131,12 +127,7 @@ pub fn write_object(object: &Object) -> String {
 /// Writes an object canonically as if it did not have these keys.
 pub fn write_without(object: &Object, left_out: &[&str]) -> String {
     let mut out = String::with_capacity(512);
-    write_members(
-        &mut out,
-        object
-            .iter()
-            .filter(|(key, _)| !left_out.contains(&key.as_str())),
-    );
+    write_members(&mut out, object.iter().filter(|(key, _)| !left_out.contains(&key.as_str())));
     out
 }
 
@@ -264,10 +255,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn expected(&self, expected: &'static str) -> JsonError {
-        JsonError::Syntax {
-            at: self.at,
-            expected,
-        }
+        JsonError::Syntax { at: self.at, expected }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -410,10 +398,7 @@ impl Parser<'_> {
                 return Ok(());
             }
             _ => {
-                return Err(JsonError::Syntax {
-                    at,
-                    expected: "an escape that JSON has",
-                });
+                return Err(JsonError::Syntax { at, expected: "an escape that JSON has" });
             }
         };
         out.push(plain);
@@ -424,9 +409,7 @@ impl Parser<'_> {
         let digits = self.text.get(self.at..self.at + 4).unwrap_or_default();
         let mut code = 0;
         for digit in digits {
-            let digit = char::from(*digit)
-                .to_digit(16)
-                .ok_or_else(|| self.expected("four hexadecimal digits"))?;
+            let digit = char::from(*digit).to_digit(16).ok_or_else(|| self.expected("four hexadecimal digits"))?;
             code = code * 16 + digit as u16;
         }
         if digits.is_empty() {
@@ -475,9 +458,7 @@ fn number(text: &str, integer: bool, numbers: Numbers) -> Result<Value, JsonErro
     let refused = || JsonError::Number(text.chars().take(40).collect());
     if numbers == Numbers::Strict {
         return match text.parse() {
-            Ok(int) if integer && text != "-0" && (-MAX_INT..=MAX_INT).contains(&int) => {
-                Ok(Value::Int(int))
-            }
+            Ok(int) if integer && text != "-0" && (-MAX_INT..=MAX_INT).contains(&int) => Ok(Value::Int(int)),
             _ => Err(refused()),
         };
     }
@@ -503,11 +484,7 @@ fn python_float(float: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if float == 0.0 || (-4..16).contains(&exponent) {
         let plain = float.to_string();
-        if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        }
+        if plain.contains('.') { plain } else { plain + ".0" }
     } else {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{mantissa}e{sign}{:02}", exponent.unsigned_abs())
@@ -606,9 +583,9 @@ impl Serialize for Value {
             Self::Bool(bool) => serializer.serialize_bool(*bool),
             Self::Int(int) => serializer.serialize_i64(*int),
             // serde_json writes a raw value as it stands.
-            Self::Lexeme(lexeme) => RawValue::from_string(lexeme.to_string())
-                .map_err(serde::ser::Error::custom)?
-                .serialize(serializer),
+            Self::Lexeme(lexeme) => {
+                RawValue::from_string(lexeme.to_string()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+            }
             Self::String(text) => serializer.serialize_str(text),
             Self::Array(items) => {
                 let mut seq = serializer.serialize_seq(Some(items.len()))?;
@@ -718,11 +695,7 @@ mod tests {
 
     fn check_refused(text: &[u8]) {
         for numbers in [Numbers::Strict, Numbers::Lax] {
-            assert!(
-                parse(text, numbers).is_err(),
-                "{}",
-                String::from_utf8_lossy(text)
-            );
+            assert!(parse(text, numbers).is_err(), "{}", String::from_utf8_lossy(text));
         }
     }
 
@@ -730,10 +703,7 @@ mod tests {
     fn the_examples_of_the_appendix_come_out_canonical() {
         for (text, expected) in [
             ("{}", "{}"),
-            (
-                "{\n \"one\": 1,\n \"two\": \"Two\"\n}",
-                r#"{"one":1,"two":"Two"}"#,
-            ),
+            ("{\n \"one\": 1,\n \"two\": \"Two\"\n}", r#"{"one":1,"two":"Two"}"#),
             (r#"{ "b": "2", "a": "1" }"#, r#"{"a":"1","b":"2"}"#),
             (
                 r#"{"auth": {"success": true, "mxid": "@john.doe:example.com", "profile": {"display_name":
@@ -765,21 +735,8 @@ mod tests {
         for same in ["0", "-1", "9007199254740991", "-9007199254740991"] {
             check(Numbers::Strict, same, same);
         }
-        for refused in [
-            "-0",
-            "1.0",
-            "1e3",
-            "9007199254740992",
-            "-9007199254740992",
-            "99999999999999999999",
-        ] {
-            assert!(
-                matches!(
-                    parse(refused.as_bytes(), Numbers::Strict),
-                    Err(JsonError::Number(_))
-                ),
-                "{refused}"
-            );
+        for refused in ["-0", "1.0", "1e3", "9007199254740992", "-9007199254740992", "99999999999999999999"] {
+            assert!(matches!(parse(refused.as_bytes(), Numbers::Strict), Err(JsonError::Number(_))), "{refused}");
         }
     }
 
@@ -809,10 +766,7 @@ mod tests {
             ("1.7976931348623157e308", "1.7976931348623157e+308"),
             ("-9223372036854775808", "-9223372036854775808"),
             ("9223372036854775808", "9223372036854775808"),
-            (
-                "123456789012345678901234567890",
-                "123456789012345678901234567890",
-            ),
+            ("123456789012345678901234567890", "123456789012345678901234567890"),
         ] {
             check(Numbers::Lax, text, expected);
         }
@@ -822,11 +776,7 @@ mod tests {
 
     #[test]
     fn the_last_of_two_equal_keys_counts() {
-        check(
-            Numbers::Strict,
-            r#"{"a":1,"b":2,"a":3}"#,
-            r#"{"a":3,"b":2}"#,
-        );
+        check(Numbers::Strict, r#"{"a":1,"b":2,"a":3}"#, r#"{"a":3,"b":2}"#);
     }
 
     #[test]
@@ -875,14 +825,8 @@ mod tests {
     fn nesting_has_an_end() {
         let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         assert!(parse(nested(MAX_DEPTH).as_bytes(), Numbers::Strict).is_ok());
-        assert_eq!(
-            parse(nested(MAX_DEPTH + 1).as_bytes(), Numbers::Strict),
-            Err(JsonError::TooDeep)
-        );
-        assert_eq!(
-            parse("{\"a\":".repeat(1_000_000).as_bytes(), Numbers::Strict),
-            Err(JsonError::TooDeep)
-        );
+        assert_eq!(parse(nested(MAX_DEPTH + 1).as_bytes(), Numbers::Strict), Err(JsonError::TooDeep));
+        assert_eq!(parse("{\"a\":".repeat(1_000_000).as_bytes(), Numbers::Strict), Err(JsonError::TooDeep));
     }
 
     #[test]
@@ -894,9 +838,6 @@ mod tests {
         assert_eq!(to_value(&value).unwrap(), value);
         assert!(serde_json::from_str::<Value>("1.5").is_err());
         let lax = parse(b"[1e16,99999999999999999999]", Numbers::Lax).unwrap();
-        assert_eq!(
-            serde_json::to_string(&lax).unwrap(),
-            "[1e+16,99999999999999999999]"
-        );
+        assert_eq!(serde_json::to_string(&lax).unwrap(), "[1e+16,99999999999999999999]");
     }
 }

@@ -58,12 +58,7 @@ impl Draft {
 
     /// Hashes and signs the event and checks its format and size.
     /// Spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
-    pub fn sign(
-        self,
-        server_name: &ServerName,
-        key: &KeyPair,
-        rules: &Rules,
-    ) -> Result<Event, FormatError> {
+    pub fn sign(self, server_name: &ServerName, key: &KeyPair, rules: &Rules) -> Result<Event, FormatError> {
         let mut pdu = self.into_pdu(rules);
         hash_and_sign_event(&mut pdu, server_name.as_str(), key, rules);
         Event::from_object(pdu, rules)
@@ -76,8 +71,7 @@ impl Draft {
         let mut put = |key: &str, value: Value| pdu.insert(key.to_owned(), value);
         if let Some(redacts) = self.redacts.take() {
             if rules.modern_redaction {
-                self.content
-                    .insert("redacts".to_owned(), redacts.as_str().into());
+                self.content.insert("redacts".to_owned(), redacts.as_str().into());
             } else {
                 put("redacts", redacts.as_str().into());
             }
@@ -106,14 +100,8 @@ impl Draft {
             if rules.plain_references() {
                 return Value::from(id.as_str());
             }
-            let hash = self
-                .reference_hashes
-                .get(id)
-                .map(|hash| ("sha256".to_owned(), hash.as_str().into()));
-            Value::Array(vec![
-                id.as_str().into(),
-                Value::Object(hash.into_iter().collect()),
-            ])
+            let hash = self.reference_hashes.get(id).map(|hash| ("sha256".to_owned(), hash.as_str().into()));
+            Value::Array(vec![id.as_str().into(), Value::Object(hash.into_iter().collect())])
         };
         Value::Array(ids.iter().map(reference).collect())
     }

@@ -11,10 +11,7 @@
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, events::room::member::MembershipState,
-    serde::Raw,
-};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, events::room::member::MembershipState, serde::Raw};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -99,24 +96,15 @@ impl fmt::Display for FormatError {
                 write!(f, "the event's {field} {value:?} is not a valid identifier")
             }
             Self::FieldTooLong { field, bytes } => {
-                write!(
-                    f,
-                    "the event's {field} has {bytes} bytes, and {MAX_FIELD} are allowed"
-                )
+                write!(f, "the event's {field} has {bytes} bytes, and {MAX_FIELD} are allowed")
             }
-            Self::TooManyReferences {
-                field,
-                count,
-                limit,
-            } => {
+            Self::TooManyReferences { field, count, limit } => {
                 write!(f, "the event has {count} {field}, and {limit} are allowed")
             }
             Self::TooLarge { bytes } => {
                 write!(f, "the event has {bytes} bytes, and {MAX_SIZE} are allowed")
             }
-            Self::RoomIdInCreate => {
-                f.write_str("in this room version a create event must not have a room_id")
-            }
+            Self::RoomIdInCreate => f.write_str("in this room version a create event must not have a room_id"),
         }
     }
 }
@@ -143,22 +131,14 @@ impl Event {
         if rules.numbers == Numbers::Strict
             && let Some(number) = pdu.values().find(|value| !value.is_strict())
         {
-            return Err(
-                JsonError::Number(canonical::write(number).chars().take(40).collect()).into(),
-            );
+            return Err(JsonError::Number(canonical::write(number).chars().take(40).collect()).into());
         }
         for field in ["content", "hashes", "signatures"] {
             if pdu.get(field).and_then(Value::as_object).is_none() {
-                return Err(FormatError::Field {
-                    field,
-                    needs: "an object",
-                });
+                return Err(FormatError::Field { field, needs: "an object" });
             }
         }
-        let kind = short_text(&pdu, "type")?.ok_or(FormatError::Field {
-            field: "type",
-            needs: "a string",
-        })?;
+        let kind = short_text(&pdu, "type")?.ok_or(FormatError::Field { field: "type", needs: "a string" })?;
         let event_id = match hash::event_id(&pdu, rules) {
             Some(event_id) => event_id,
             None => identifier(&pdu, "event_id", "an event ID")?,
@@ -189,22 +169,15 @@ impl Event {
     }
 
     /// Reads a PDU that we wrote ourselves: one pass, and no hash or size is checked again.
-    pub fn from_stored(
-        event_id: OwnedEventId,
-        room_id: OwnedRoomId,
-        json: Box<str>,
-    ) -> Result<Self, FormatError> {
-        let shape =
-            |error: serde_json::Error| FormatError::Json(JsonError::Shape(error.to_string()));
+    pub fn from_stored(event_id: OwnedEventId, room_id: OwnedRoomId, json: Box<str>) -> Result<Self, FormatError> {
+        let shape = |error: serde_json::Error| FormatError::Json(JsonError::Shape(error.to_string()));
         let header: Header<'_> = serde_json::from_str(&json).map_err(shape)?;
         let content = header.content.get();
         let start = (content.as_ptr() as usize - json.as_ptr() as usize) as u32;
         let content = start..start + content.len() as u32;
         let mut redacts = None;
         if header.kind == "m.room.redaction" {
-            redacts = header
-                .redacts
-                .and_then(|id| serde_json::from_str(id.get()).ok());
+            redacts = header.redacts.and_then(|id| serde_json::from_str(id.get()).ok());
             if redacts.is_none() {
                 redacts = pick(&json[range(&content)], "redacts");
             }
@@ -217,16 +190,8 @@ impl Event {
             state_key: header.state_key.map(Cow::into_owned),
             origin_server_ts: header.origin_server_ts,
             depth: header.depth,
-            prev_events: header
-                .prev_events
-                .into_iter()
-                .map(|reference| reference.0)
-                .collect(),
-            auth_events: header
-                .auth_events
-                .into_iter()
-                .map(|reference| reference.0)
-                .collect(),
+            prev_events: header.prev_events.into_iter().map(|reference| reference.0).collect(),
+            auth_events: header.auth_events.into_iter().map(|reference| reference.0).collect(),
             redacts,
             json,
             content,
@@ -262,6 +227,12 @@ impl Event {
     /// One member of the content, if it is there and has this type. Nothing else is allocated.
     pub fn content_field<'de, T: Deserialize<'de>>(&'de self, name: &str) -> Option<T> {
         pick(self.content(), name)
+    }
+
+    /// One member of the content as a JSON value.
+    pub fn content_value(&self, name: &str) -> Option<Value> {
+        let raw: &RawValue = self.content_field(name)?;
+        canonical::parse(raw.get().as_bytes(), Numbers::Lax).ok()
     }
 
     /// The membership that an `m.room.member` event gives to its state key.
@@ -308,12 +279,7 @@ impl Event {
         let kept = redact(&self.to_object(), rules);
         let redacts = redacted_by(&self.kind, &kept);
         match write_pdu(&kept) {
-            Ok((json, content)) => Self {
-                redacts,
-                json,
-                content,
-                ..self.clone()
-            },
+            Ok((json, content)) => Self { redacts, json, content, ..self.clone() },
             // Less than what fitted before fits.
             Err(_) => self.clone(),
         }
@@ -329,8 +295,7 @@ impl Event {
             + long(self.event_id.as_str(), 48)
             + self.room_id.as_str().len()
             + self.sender.as_str().len()
-            + (self.prev_events.capacity() + self.auth_events.capacity())
-                * size_of::<OwnedEventId>()
+            + (self.prev_events.capacity() + self.auth_events.capacity()) * size_of::<OwnedEventId>()
     }
 }
 
@@ -352,8 +317,7 @@ pub struct ClientFormat<'a> {
 /// Writes an event as clients see it. Redactions name their target in the envelope and in the
 /// content, whatever the room version. Spec: client-server-api#room-event-format
 pub fn client_format(event: &Event, options: &ClientFormat<'_>) -> String {
-    let mut out =
-        String::with_capacity(event.content().len() + options.unsigned.map_or(0, str::len) + 384);
+    let mut out = String::with_capacity(event.content().len() + options.unsigned.map_or(0, str::len) + 384);
     write_client_format(&mut out, event, options);
     out
 }
@@ -432,10 +396,7 @@ fn raw(json: String) -> Box<RawValue> {
 /// The ID of the room that this version 12 create event begins.
 fn room_id_of_create(event_id: &OwnedEventId) -> Result<OwnedRoomId, FormatError> {
     let room_id = event_id.as_str().replacen('$', "!", 1);
-    OwnedRoomId::try_from(room_id.as_str()).map_err(|_| FormatError::Identifier {
-        field: "room_id",
-        value: room_id,
-    })
+    OwnedRoomId::try_from(room_id.as_str()).map_err(|_| FormatError::Identifier { field: "room_id", value: room_id })
 }
 
 /// Writes the PDU and says where in it the content stands.
@@ -456,9 +417,7 @@ fn write_pdu(pdu: &Object) -> Result<(Box<str>, Range<u32>), FormatError> {
         }
         // Never builds much more than what is allowed.
         if out.len() > MAX_SIZE {
-            return Err(FormatError::TooLarge {
-                bytes: canonical::write_object(pdu).len(),
-            });
+            return Err(FormatError::TooLarge { bytes: canonical::write_object(pdu).len() });
         }
     }
     out.push('}');
@@ -475,41 +434,27 @@ fn range(range: &Range<u32>) -> Range<usize> {
 fn short_text<'a>(pdu: &'a Object, field: &'static str) -> Result<Option<&'a str>, FormatError> {
     match pdu.get(field) {
         None => Ok(None),
-        Some(Value::String(text)) if text.len() > MAX_FIELD => Err(FormatError::FieldTooLong {
-            field,
-            bytes: text.len(),
-        }),
+        Some(Value::String(text)) if text.len() > MAX_FIELD => {
+            Err(FormatError::FieldTooLong { field, bytes: text.len() })
+        }
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(FormatError::Field {
-            field,
-            needs: "a string",
-        }),
+        Some(_) => Err(FormatError::Field { field, needs: "a string" }),
     }
 }
 
-fn identifier<'a, T>(
-    pdu: &'a Object,
-    field: &'static str,
-    needs: &'static str,
-) -> Result<T, FormatError>
+fn identifier<'a, T>(pdu: &'a Object, field: &'static str, needs: &'static str) -> Result<T, FormatError>
 where
     T: TryFrom<&'a str>,
 {
     let text = short_text(pdu, field)?.ok_or(FormatError::Field { field, needs })?;
-    T::try_from(text).map_err(|_| FormatError::Identifier {
-        field,
-        value: text.to_owned(),
-    })
+    T::try_from(text).map_err(|_| FormatError::Identifier { field, value: text.to_owned() })
 }
 
 fn natural(pdu: &Object, field: &'static str) -> Result<u64, FormatError> {
     pdu.get(field)
         .and_then(Value::as_int)
         .and_then(|int| u64::try_from(int).ok())
-        .ok_or(FormatError::Field {
-            field,
-            needs: "an integer that is not negative",
-        })
+        .ok_or(FormatError::Field { field, needs: "an integer that is not negative" })
 }
 
 fn references(
@@ -518,42 +463,23 @@ fn references(
     limit: usize,
     rules: &Rules,
 ) -> Result<Vec<OwnedEventId>, FormatError> {
-    let needs = if rules.plain_references() {
-        "a list of event IDs"
-    } else {
-        "a list of event IDs with hashes"
-    };
-    let list = pdu
-        .get(field)
-        .and_then(Value::as_array)
-        .ok_or(FormatError::Field { field, needs })?;
+    let needs = if rules.plain_references() { "a list of event IDs" } else { "a list of event IDs with hashes" };
+    let list = pdu.get(field).and_then(Value::as_array).ok_or(FormatError::Field { field, needs })?;
     if list.len() > limit {
-        return Err(FormatError::TooManyReferences {
-            field,
-            count: list.len(),
-            limit,
-        });
+        return Err(FormatError::TooManyReferences { field, count: list.len(), limit });
     }
     list.iter()
         .map(|item| {
             let id = match item {
                 Value::String(id) if rules.plain_references() => Some(id.as_str()),
-                Value::Array(pair) if !rules.plain_references() && pair.len() == 2 => {
-                    pair[0].as_str()
-                }
+                Value::Array(pair) if !rules.plain_references() && pair.len() == 2 => pair[0].as_str(),
                 _ => None,
             };
             let id = id.ok_or(FormatError::Field { field, needs })?;
             if id.len() > MAX_FIELD {
-                return Err(FormatError::FieldTooLong {
-                    field,
-                    bytes: id.len(),
-                });
+                return Err(FormatError::FieldTooLong { field, bytes: id.len() });
             }
-            OwnedEventId::try_from(id).map_err(|_| FormatError::Identifier {
-                field,
-                value: id.to_owned(),
-            })
+            OwnedEventId::try_from(id).map_err(|_| FormatError::Identifier { field, value: id.to_owned() })
         })
         .collect()
 }
@@ -601,9 +527,7 @@ impl<'de> Deserialize<'de> for Reference {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Reference, A::Error> {
-                let id = pair
-                    .next_element()?
-                    .ok_or_else(|| serde::de::Error::custom("an empty reference"))?;
+                let id = pair.next_element()?.ok_or_else(|| serde::de::Error::custom("an empty reference"))?;
                 while pair.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Reference(id))
             }
@@ -636,10 +560,7 @@ pub(super) fn pick<'de, T: Deserialize<'de>>(object: &'de str, name: &str) -> Op
         }
     }
 
-    serde_json::Deserializer::from_str(object)
-        .deserialize_map(Pick(name, std::marker::PhantomData))
-        .ok()
-        .flatten()
+    serde_json::Deserializer::from_str(object).deserialize_map(Pick(name, std::marker::PhantomData)).ok().flatten()
 }
 
 /// Compares a key with a name instead of copying it.
@@ -687,24 +608,14 @@ mod tests {
 
     fn signed((draft, rules): (Draft, &Rules)) -> Event {
         let key = KeyPair::from_seed(&[7; 32], "1");
-        draft
-            .sign("example.org".try_into().unwrap(), &key, rules)
-            .unwrap()
+        draft.sign("example.org".try_into().unwrap(), &key, rules).unwrap()
     }
 
     fn check_stored(version: &str, kind: &str, content: &str) {
         let event = signed(draft(version, kind, content));
-        let stored = Event::from_stored(
-            event.event_id.clone(),
-            event.room_id.clone(),
-            event.json().into(),
-        )
-        .unwrap();
+        let stored = Event::from_stored(event.event_id.clone(), event.room_id.clone(), event.json().into()).unwrap();
         assert_eq!(stored, event);
-        assert_eq!(
-            Event::parse(event.json().as_bytes(), by_name(version).unwrap()).unwrap(),
-            event
-        );
+        assert_eq!(Event::parse(event.json().as_bytes(), by_name(version).unwrap()).unwrap(), event);
     }
 
     fn check_refused(version: &str, change: &str, expected: Expect) {
@@ -724,27 +635,15 @@ mod tests {
     #[test]
     fn an_event_is_the_same_from_here_from_elsewhere_and_from_the_store() {
         for version in ["1", "2", "3", "4", "5", "6", "10", "11", "12"] {
-            check_stored(
-                version,
-                "m.room.message",
-                r#"{"body":"a \"quoted\" \u0000 word","msgtype":"m.text"}"#,
-            );
+            check_stored(version, "m.room.message", r#"{"body":"a \"quoted\" \u0000 word","msgtype":"m.text"}"#);
             check_stored(version, "m.room.redaction", r#"{"redacts":"$b"}"#);
         }
-        check_stored(
-            "5",
-            "org.example.float",
-            r#"{"x":[1.50,1e20,99999999999999999999]}"#,
-        );
+        check_stored("5", "org.example.float", r#"{"x":[1.50,1e20,99999999999999999999]}"#);
     }
 
     #[test]
     fn the_id_is_the_reference_hash_or_was_chosen() {
-        let id = |version| {
-            signed(draft(version, "m.room.message", r#"{"body":"x"}"#))
-                .event_id
-                .to_string()
-        };
+        let id = |version| signed(draft(version, "m.room.message", r#"{"body":"x"}"#)).event_id.to_string();
         expect!["$own:example.org"].assert_eq(&id("2"));
         expect!["$Qt8TNaVbr6YQPLvqsyccSDSi9ZQwdcWUjlpjhJnVQGU"].assert_eq(&id("3"));
         expect!["$Qt8TNaVbr6YQPLvqsyccSDSi9ZQwdcWUjlpjhJnVQGU"].assert_eq(&id("4"));
@@ -754,70 +653,28 @@ mod tests {
     fn a_room_of_version_12_is_named_by_its_create_event() {
         let (mut draft, rules) = draft("12", "m.room.create", r#"{"room_version":"12"}"#);
         draft.state_key = Some(String::new());
-        let with_room = draft.clone().sign(
-            "example.org".try_into().unwrap(),
-            &KeyPair::from_seed(&[7; 32], "1"),
-            rules,
-        );
+        let with_room =
+            draft.clone().sign("example.org".try_into().unwrap(), &KeyPair::from_seed(&[7; 32], "1"), rules);
         assert_eq!(with_room.unwrap_err(), FormatError::RoomIdInCreate);
         draft.room_id = None;
         let event = signed((draft, rules));
         assert_eq!(event.room_id.as_str()[1..], event.event_id.as_str()[1..]);
         assert!(!event.json().contains("room_id"));
         assert!(
-            client_format(
-                &event,
-                &ClientFormat {
-                    room_id: true,
-                    unsigned: None
-                }
-            )
-            .contains(event.room_id.as_str())
+            client_format(&event, &ClientFormat { room_id: true, unsigned: None }).contains(event.room_id.as_str())
         );
     }
 
     #[test]
     fn a_wrong_format_is_named() {
-        check_refused(
-            "11",
-            r#"{"room_id":null}"#,
-            expect!["the event's room_id must be a room ID"],
-        );
-        check_refused(
-            "11",
-            r#"{"sender":"ann"}"#,
-            expect![[r#"the event's sender "ann" is not a valid identifier"#]],
-        );
-        check_refused(
-            "11",
-            r#"{"content":[]}"#,
-            expect!["the event's content must be an object"],
-        );
-        check_refused(
-            "11",
-            r#"{"hashes":null}"#,
-            expect!["the event's hashes must be an object"],
-        );
-        check_refused(
-            "11",
-            r#"{"type":5}"#,
-            expect!["the event's type must be a string"],
-        );
-        check_refused(
-            "11",
-            r#"{"state_key":5}"#,
-            expect!["the event's state_key must be a string"],
-        );
-        check_refused(
-            "11",
-            r#"{"depth":-1}"#,
-            expect!["the event's depth must be an integer that is not negative"],
-        );
-        check_refused(
-            "11",
-            r#"{"depth":"1"}"#,
-            expect!["the event's depth must be an integer that is not negative"],
-        );
+        check_refused("11", r#"{"room_id":null}"#, expect!["the event's room_id must be a room ID"]);
+        check_refused("11", r#"{"sender":"ann"}"#, expect![[r#"the event's sender "ann" is not a valid identifier"#]]);
+        check_refused("11", r#"{"content":[]}"#, expect!["the event's content must be an object"]);
+        check_refused("11", r#"{"hashes":null}"#, expect!["the event's hashes must be an object"]);
+        check_refused("11", r#"{"type":5}"#, expect!["the event's type must be a string"]);
+        check_refused("11", r#"{"state_key":5}"#, expect!["the event's state_key must be a string"]);
+        check_refused("11", r#"{"depth":-1}"#, expect!["the event's depth must be an integer that is not negative"]);
+        check_refused("11", r#"{"depth":"1"}"#, expect!["the event's depth must be an integer that is not negative"]);
         check_refused(
             "11",
             r#"{"x":1.5}"#,
@@ -840,22 +697,10 @@ mod tests {
             r#"{"prev_events":["$x:y"]}"#,
             expect!["the event's prev_events must be a list of event IDs with hashes"],
         );
-        check_refused(
-            "2",
-            r#"{"event_id":null}"#,
-            expect!["the event's event_id must be an event ID"],
-        );
+        check_refused("2", r#"{"event_id":null}"#, expect!["the event's event_id must be an event ID"]);
         let many = |field: &str, count| format!(r#"{{"{field}":{:?}}}"#, vec!["$x"; count]);
-        check_refused(
-            "11",
-            &many("prev_events", 21),
-            expect!["the event has 21 prev_events, and 20 are allowed"],
-        );
-        check_refused(
-            "11",
-            &many("auth_events", 11),
-            expect!["the event has 11 auth_events, and 10 are allowed"],
-        );
+        check_refused("11", &many("prev_events", 21), expect!["the event has 21 prev_events, and 20 are allowed"]);
+        check_refused("11", &many("auth_events", 11), expect!["the event has 11 auth_events, and 10 are allowed"]);
     }
 
     #[test]
@@ -872,11 +717,7 @@ mod tests {
             expect!["the event's state_key has 256 bytes, and 255 are allowed"],
         );
         let sender = format!("@{}:example.org", "a".repeat(244));
-        check_refused(
-            "11",
-            &long("sender", &sender),
-            expect!["the event's sender has 257 bytes, and 255 are allowed"],
-        );
+        check_refused("11", &long("sender", &sender), expect!["the event's sender has 257 bytes, and 255 are allowed"]);
         let room_id = format!("!{}", "a".repeat(255));
         check_refused(
             "11",
@@ -884,28 +725,13 @@ mod tests {
             expect!["the event's room_id has 256 bytes, and 255 are allowed"],
         );
 
-        let envelope = signed(draft("11", "m.room.message", r#"{"body":""}"#))
-            .json()
-            .len();
-        let body = |bytes| {
-            draft(
-                "11",
-                "m.room.message",
-                &format!(r#"{{"body":"{}"}}"#, "x".repeat(bytes)),
-            )
-        };
+        let envelope = signed(draft("11", "m.room.message", r#"{"body":""}"#)).json().len();
+        let body = |bytes| draft("11", "m.room.message", &format!(r#"{{"body":"{}"}}"#, "x".repeat(bytes)));
         assert_eq!(signed(body(MAX_SIZE - envelope)).json().len(), MAX_SIZE);
         let (large, rules) = body(MAX_SIZE - envelope + 1);
         let key = KeyPair::from_seed(&[7; 32], "1");
-        let error = large
-            .sign("example.org".try_into().unwrap(), &key, rules)
-            .unwrap_err();
-        assert_eq!(
-            error,
-            FormatError::TooLarge {
-                bytes: MAX_SIZE + 1
-            }
-        );
+        let error = large.sign("example.org".try_into().unwrap(), &key, rules).unwrap_err();
+        assert_eq!(error, FormatError::TooLarge { bytes: MAX_SIZE + 1 });
     }
 
     #[test]
@@ -922,34 +748,18 @@ mod tests {
 
     #[test]
     fn clients_find_the_target_of_a_redaction_in_both_places() {
-        for (version, content) in [
-            ("10", "{}"),
-            ("10", r#"{"reason":"spam"}"#),
-            ("11", "{}"),
-            ("11", r#"{"reason":"spam"}"#),
-        ] {
+        for (version, content) in
+            [("10", "{}"), ("10", r#"{"reason":"spam"}"#), ("11", "{}"), ("11", r#"{"reason":"spam"}"#)]
+        {
             let (mut draft, rules) = draft(version, "m.room.redaction", content);
             draft.redacts = Some("$gone".try_into().unwrap());
             let event = signed((draft, rules));
             assert_eq!(event.redacts_under(rules), event.redacts);
-            assert_eq!(
-                event.json().contains(r#","redacts":"$gone","room_id""#),
-                version == "10"
-            );
-            let seen: Value =
-                serde_json::from_str(&client_format(&event, &ClientFormat::default())).unwrap();
+            assert_eq!(event.json().contains(r#","redacts":"$gone","room_id""#), version == "10");
+            let seen: Value = serde_json::from_str(&client_format(&event, &ClientFormat::default())).unwrap();
             assert_eq!(seen.get("redacts").and_then(Value::as_str), Some("$gone"));
-            assert_eq!(
-                seen.get("content")
-                    .unwrap()
-                    .get("redacts")
-                    .and_then(Value::as_str),
-                Some("$gone")
-            );
-            assert_eq!(
-                seen.get("content").unwrap().as_object().unwrap().len(),
-                1 + usize::from(content != "{}")
-            );
+            assert_eq!(seen.get("content").unwrap().get("redacts").and_then(Value::as_str), Some("$gone"));
+            assert_eq!(seen.get("content").unwrap().as_object().unwrap().len(), 1 + usize::from(content != "{}"));
         }
     }
 
@@ -959,10 +769,7 @@ mod tests {
         draft.redacts = Some("$in_envelope".try_into().unwrap());
         let event = signed((draft, v10));
         assert_eq!(event.redacts_under(v10).unwrap(), "$in_envelope");
-        assert_eq!(
-            event.redacts_under(by_name("11").unwrap()).unwrap(),
-            "$in_content"
-        );
+        assert_eq!(event.redacts_under(by_name("11").unwrap()).unwrap(), "$in_content");
         let content: RoomRedactionEventContent = event.content_as().unwrap();
         assert_eq!(content.redacts.unwrap(), "$in_content");
     }
@@ -973,20 +780,14 @@ mod tests {
         let event = signed((draft, rules));
         let redacted = event.redacted(rules);
         assert_eq!(redacted.content(), "{}");
-        assert_eq!(
-            Event::parse(redacted.json().as_bytes(), rules).unwrap(),
-            redacted
-        );
+        assert_eq!(Event::parse(redacted.json().as_bytes(), rules).unwrap(), redacted);
         assert_eq!(redacted.event_id, event.event_id);
     }
 
     #[test]
     fn fields_of_the_content_are_picked_without_reading_the_rest() {
-        let event = signed(draft(
-            "11",
-            "m.room.member",
-            r#"{"a":[1,{"b":"membership"}],"membership":"join","z":"\u00e9"}"#,
-        ));
+        let event =
+            signed(draft("11", "m.room.member", r#"{"a":[1,{"b":"membership"}],"membership":"join","z":"\u00e9"}"#));
         assert_eq!(event.membership(), Some(MembershipState::Join));
         assert_eq!(event.content_field::<&str>("z"), Some("é"));
         assert_eq!(event.content_field::<u64>("membership"), None);

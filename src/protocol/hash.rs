@@ -48,11 +48,7 @@ pub fn content_hash(event: &Object) -> [u8; 32] {
 
 /// The hash of what redaction keeps. Spec: server-server-api#calculating-the-reference-hash-for-an-event
 pub fn reference_hash(event: &Object, rules: &Rules) -> [u8; 32] {
-    Sha256::digest(write_without(
-        &redact(event, rules),
-        &["signatures", "unsigned"],
-    ))
-    .into()
+    Sha256::digest(write_without(&redact(event, rules), &["signatures", "unsigned"])).into()
 }
 
 /// The ID that follows from the event itself, or `None` where the sender's server chose it
@@ -72,13 +68,7 @@ mod tests {
 
     #[test]
     fn base64_is_written_bare_and_read_either_way() {
-        for (text, expected) in [
-            ("", ""),
-            ("f", "Zg"),
-            ("fo", "Zm8"),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
+        for (text, expected) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64(text.as_bytes()), expected);
             assert_eq!(unbase64(expected).as_deref(), Some(text.as_bytes()));
         }

@@ -6,12 +6,15 @@
 //!
 //! Reading order: [`version`] (what differs between room versions), [`canonical`] (the JSON that is
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
-//! [`sign`].
+//! [`sign`], [`auth`] (is it allowed).
 
+pub mod auth;
 pub mod canonical;
 pub mod compose;
 pub mod event;
 pub mod hash;
 pub mod redact;
 pub mod sign;
+#[cfg(test)]
+mod testing;
 pub mod version;

@@ -10,16 +10,11 @@ use super::{
 
 /// The event without what redaction strips. Spec: rooms/v12#redactions
 pub fn redact(event: &Object, rules: &Rules) -> Object {
-    let kind = event
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
     let mut kept = Object::new();
     for (key, value) in event {
         if key == "content" {
-            let content = value
-                .as_object()
-                .map(|content| redact_content(kind, content, rules));
+            let content = value.as_object().map(|content| redact_content(kind, content, rules));
             kept.insert(key.clone(), Value::Object(content.unwrap_or_default()));
         } else if keeps(key, rules) {
             kept.insert(key.clone(), value.clone());
@@ -34,51 +29,34 @@ pub fn redact_content(kind: &str, content: &Object, rules: &Rules) -> Object {
     let keys: &[&str] = match kind {
         "m.room.create" if modern => return content.clone(),
         "m.room.create" => &["creator"],
-        "m.room.member" if rules.redaction_keeps_authoriser => {
-            &["membership", "join_authorised_via_users_server"]
-        }
+        "m.room.member" if rules.redaction_keeps_authoriser => &["membership", "join_authorised_via_users_server"],
         "m.room.member" => &["membership"],
         "m.room.join_rules" if rules.redaction_keeps_allow => &["join_rule", "allow"],
         "m.room.join_rules" => &["join_rule"],
-        "m.room.power_levels" => &[
-            "ban",
-            "events",
-            "events_default",
-            "kick",
-            "redact",
-            "state_default",
-            "users",
-            "users_default",
-            "invite",
-        ][..if modern { 9 } else { 8 }],
+        "m.room.power_levels" => {
+            &["ban", "events", "events_default", "kick", "redact", "state_default", "users", "users_default", "invite"]
+                [..if modern { 9 } else { 8 }]
+        }
         "m.room.aliases" if rules.special_aliases => &["aliases"],
         "m.room.history_visibility" => &["history_visibility"],
         "m.room.redaction" if modern => &["redacts"],
         _ => &[],
     };
-    let mut kept: Object = keys
-        .iter()
-        .filter_map(|key| Some((key.to_string(), content.get(*key)?.clone())))
-        .collect();
+    let mut kept: Object = keys.iter().filter_map(|key| Some((key.to_string(), content.get(*key)?.clone()))).collect();
     if kind == "m.room.member"
         && modern
         && let Some(Value::Object(invite)) = content.get("third_party_invite")
     {
-        let signed = invite
-            .get_key_value("signed")
-            .map(|(key, signed)| (key.clone(), signed.clone()));
-        kept.insert(
-            "third_party_invite".to_owned(),
-            Value::Object(signed.into_iter().collect()),
-        );
+        let signed = invite.get_key_value("signed").map(|(key, signed)| (key.clone(), signed.clone()));
+        kept.insert("third_party_invite".to_owned(), Value::Object(signed.into_iter().collect()));
     }
     kept
 }
 
 fn keeps(key: &str, rules: &Rules) -> bool {
     match key {
-        "event_id" | "type" | "room_id" | "sender" | "state_key" | "hashes" | "signatures"
-        | "depth" | "prev_events" | "auth_events" | "origin_server_ts" => true,
+        "event_id" | "type" | "room_id" | "sender" | "state_key" | "hashes" | "signatures" | "depth"
+        | "prev_events" | "auth_events" | "origin_server_ts" => true,
         "origin" | "membership" | "prev_state" => !rules.modern_redaction,
         _ => false,
     }
@@ -104,12 +82,7 @@ mod tests {
             "origin":"a","origin_server_ts":1,"prev_events":[],"prev_state":[],"redacts":"$0","room_id":"!r","sender":"@a:a",
             "signatures":{},"state_key":"","type":"x","unsigned":{},"extra":1}"#;
         let event = parse_object(event, Numbers::Strict).unwrap();
-        let keys = |version| {
-            redact(&event, by_name(version).unwrap())
-                .into_keys()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
+        let keys = |version| redact(&event, by_name(version).unwrap()).into_keys().collect::<Vec<_>>().join(" ");
         assert_eq!(
             keys("10"),
             "auth_events content depth event_id hashes membership origin origin_server_ts prev_events prev_state room_id \
@@ -124,12 +97,7 @@ mod tests {
     #[test]
     fn a_message_keeps_nothing_of_its_content() {
         for version in ["1", "12"] {
-            check(
-                version,
-                "m.room.message",
-                r#"{"body":"secret","membership":"join"}"#,
-                "{}",
-            );
+            check(version, "m.room.message", r#"{"body":"secret","membership":"join"}"#, "{}");
         }
     }
 
@@ -138,12 +106,7 @@ mod tests {
         let content = r#"{"membership":"join","displayname":"Ann","join_authorised_via_users_server":"@b:c",
             "third_party_invite":{"display_name":"x","signed":{"token":"t"}}}"#;
         check("8", "m.room.member", content, r#"{"membership":"join"}"#);
-        check(
-            "9",
-            "m.room.member",
-            content,
-            r#"{"join_authorised_via_users_server":"@b:c","membership":"join"}"#,
-        );
+        check("9", "m.room.member", content, r#"{"join_authorised_via_users_server":"@b:c","membership":"join"}"#);
         check(
             "11",
             "m.room.member",
@@ -154,61 +117,21 @@ mod tests {
 
     #[test]
     fn the_other_types_keep_what_authorization_reads() {
-        check(
-            "10",
-            "m.room.create",
-            r#"{"creator":"@a:b","room_version":"10"}"#,
-            r#"{"creator":"@a:b"}"#,
-        );
-        check(
-            "11",
-            "m.room.create",
-            r#"{"room_version":"11","x":[1]}"#,
-            r#"{"room_version":"11","x":[1]}"#,
-        );
-        check(
-            "7",
-            "m.room.join_rules",
-            r#"{"join_rule":"restricted","allow":[]}"#,
-            r#"{"join_rule":"restricted"}"#,
-        );
+        check("10", "m.room.create", r#"{"creator":"@a:b","room_version":"10"}"#, r#"{"creator":"@a:b"}"#);
+        check("11", "m.room.create", r#"{"room_version":"11","x":[1]}"#, r#"{"room_version":"11","x":[1]}"#);
+        check("7", "m.room.join_rules", r#"{"join_rule":"restricted","allow":[]}"#, r#"{"join_rule":"restricted"}"#);
         check(
             "8",
             "m.room.join_rules",
             r#"{"join_rule":"restricted","allow":[]}"#,
             r#"{"allow":[],"join_rule":"restricted"}"#,
         );
-        check(
-            "10",
-            "m.room.power_levels",
-            r#"{"ban":1,"invite":2,"notifications":{}}"#,
-            r#"{"ban":1}"#,
-        );
-        check(
-            "11",
-            "m.room.power_levels",
-            r#"{"ban":1,"invite":2,"notifications":{}}"#,
-            r#"{"ban":1,"invite":2}"#,
-        );
-        check(
-            "5",
-            "m.room.aliases",
-            r##"{"aliases":["#a:b"]}"##,
-            r##"{"aliases":["#a:b"]}"##,
-        );
+        check("10", "m.room.power_levels", r#"{"ban":1,"invite":2,"notifications":{}}"#, r#"{"ban":1}"#);
+        check("11", "m.room.power_levels", r#"{"ban":1,"invite":2,"notifications":{}}"#, r#"{"ban":1,"invite":2}"#);
+        check("5", "m.room.aliases", r##"{"aliases":["#a:b"]}"##, r##"{"aliases":["#a:b"]}"##);
         check("6", "m.room.aliases", r##"{"aliases":["#a:b"]}"##, "{}");
-        check(
-            "10",
-            "m.room.redaction",
-            r#"{"redacts":"$x","reason":"y"}"#,
-            "{}",
-        );
-        check(
-            "11",
-            "m.room.redaction",
-            r#"{"redacts":"$x","reason":"y"}"#,
-            r#"{"redacts":"$x"}"#,
-        );
+        check("10", "m.room.redaction", r#"{"redacts":"$x","reason":"y"}"#, "{}");
+        check("11", "m.room.redaction", r#"{"redacts":"$x","reason":"y"}"#, r#"{"redacts":"$x"}"#);
         check(
             "1",
             "m.room.history_visibility",

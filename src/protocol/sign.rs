@@ -29,10 +29,7 @@ pub struct KeyPair {
 impl KeyPair {
     /// The key that follows from this seed.
     pub fn from_seed(seed: &[u8; 32], version: impl Into<String>) -> Self {
-        Self {
-            key: SigningKey::from_bytes(seed),
-            version: version.into(),
-        }
+        Self { key: SigningKey::from_bytes(seed), version: version.into() }
     }
 
     /// The secret, to be stored.
@@ -79,9 +76,7 @@ impl PublicKey {
 
     /// The key with these 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        VerifyingKey::from_bytes(bytes.try_into().ok()?)
-            .ok()
-            .map(Self)
+        VerifyingKey::from_bytes(bytes.try_into().ok()?).ok().map(Self)
     }
 
     /// The key's bytes.
@@ -96,9 +91,7 @@ impl PublicKey {
 
     /// Whether this is the key's signature, in Base64, of these bytes.
     pub fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        let Some(signature) =
-            unbase64(signature).and_then(|bytes| Signature::from_slice(&bytes).ok())
-        else {
+        let Some(signature) = unbase64(signature).and_then(|bytes| Signature::from_slice(&bytes).ok()) else {
             return false;
         };
         self.0.verify_strict(message, &signature).is_ok()
@@ -122,18 +115,13 @@ impl fmt::Display for SignatureError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(signer) => write!(f, "{signer} has not signed this"),
-            Self::UnknownKeys(signer) => write!(
-                f,
-                "{signer} has signed this with keys that we cannot find or that had expired"
-            ),
-            Self::Wrong { signer, key_id } => write!(
-                f,
-                "the signature of {signer} with the key {key_id} is wrong"
-            ),
-            Self::NoSigner { field } => write!(
-                f,
-                "the event's {field} does not say which server should have signed it"
-            ),
+            Self::UnknownKeys(signer) => {
+                write!(f, "{signer} has signed this with keys that we cannot find or that had expired")
+            }
+            Self::Wrong { signer, key_id } => write!(f, "the signature of {signer} with the key {key_id} is wrong"),
+            Self::NoSigner { field } => {
+                write!(f, "the event's {field} does not say which server should have signed it")
+            }
         }
     }
 }
@@ -163,21 +151,14 @@ pub fn hash_and_sign_event(event: &mut Object, signer: &str, key: &KeyPair, rule
 /// Adds our signature to an event that has its hashes, such as an invitation or a restricted join.
 pub fn sign_event(event: &mut Object, signer: &str, key: &KeyPair, rules: &Rules) {
     child(event, "signatures");
-    let signature =
-        key.sign(write_without(&redact(event, rules), &["signatures", "unsigned"]).as_bytes());
+    let signature = key.sign(write_without(&redact(event, rules), &["signatures", "unsigned"]).as_bytes());
     add_signature(event, signer, &key.id(), signature);
 }
 
 /// The IDs of the `ed25519` keys with which this entity has signed the object.
 pub fn key_ids<'a>(object: &'a Object, signer: &str) -> impl Iterator<Item = &'a str> {
-    let signatures = object
-        .get("signatures")
-        .and_then(|all| all.get(signer)?.as_object());
-    signatures
-        .into_iter()
-        .flat_map(Object::keys)
-        .map(String::as_str)
-        .filter(|id| id.starts_with(ALGORITHM))
+    let signatures = object.get("signatures").and_then(|all| all.get(signer)?.as_object());
+    signatures.into_iter().flat_map(Object::keys).map(String::as_str).filter(|id| id.starts_with(ALGORITHM))
 }
 
 /// Checks that the entity has signed the object: at least one of its keys is known, and every
@@ -220,14 +201,8 @@ pub fn verify_event(
             return Verdict::BadSignature(error);
         }
     }
-    let claimed = event
-        .get("hashes")
-        .and_then(|hashes| unbase64(hashes.get("sha256")?.as_str()?));
-    if claimed.as_deref() == Some(&content_hash(event)) {
-        Verdict::Valid
-    } else {
-        Verdict::HashMismatch
-    }
+    let claimed = event.get("hashes").and_then(|hashes| unbase64(hashes.get("sha256")?.as_str()?));
+    if claimed.as_deref() == Some(&content_hash(event)) { Verdict::Valid } else { Verdict::HashMismatch }
 }
 
 /// The servers that must have signed the event: the sender's, unless it is an invitation that follows
@@ -244,9 +219,7 @@ pub fn signers(event: &Object, rules: &Rules) -> Result<BTreeSet<OwnedServerName
         && in_content("membership").and_then(Value::as_str) == Some("invite")
         && in_content("third_party_invite").is_some_and(|invite| invite.as_object().is_some());
     if !third_party {
-        signers.insert(
-            server_of_user(text("sender")).ok_or(SignatureError::NoSigner { field: "sender" })?,
-        );
+        signers.insert(server_of_user(text("sender")).ok_or(SignatureError::NoSigner { field: "sender" })?);
     }
     if rules.event_ids == EventIds::Chosen {
         let server = text("event_id")
@@ -259,20 +232,13 @@ pub fn signers(event: &Object, rules: &Rules) -> Result<BTreeSet<OwnedServerName
         && let Some(authoriser) = in_content("join_authorised_via_users_server")
     {
         let server = server_of_user(authoriser.as_str());
-        signers.insert(server.ok_or(SignatureError::NoSigner {
-            field: "join_authorised_via_users_server",
-        })?);
+        signers.insert(server.ok_or(SignatureError::NoSigner { field: "join_authorised_via_users_server" })?);
     }
     Ok(signers)
 }
 
 fn server_of_user(user_id: Option<&str>) -> Option<OwnedServerName> {
-    Some(
-        OwnedUserId::try_from(user_id?)
-            .ok()?
-            .server_name()
-            .to_owned(),
-    )
+    Some(OwnedUserId::try_from(user_id?).ok()?.server_name().to_owned())
 }
 
 fn verify_message(
@@ -288,14 +254,9 @@ fn verify_message(
         let Some(key) = public_key(key_id) else {
             continue;
         };
-        let signature = object["signatures"]
-            .get(signer)
-            .and_then(|all| all.get(key_id)?.as_str());
+        let signature = object["signatures"].get(signer).and_then(|all| all.get(key_id)?.as_str());
         if !signature.is_some_and(|signature| key.verifies(message, signature)) {
-            return Err(SignatureError::Wrong {
-                signer: signer.to_owned(),
-                key_id: key_id.to_owned(),
-            });
+            return Err(SignatureError::Wrong { signer: signer.to_owned(), key_id: key_id.to_owned() });
         }
         verified = true;
     }
@@ -339,10 +300,7 @@ mod tests {
     #[test]
     fn json_is_signed_as_in_the_appendix() {
         for (text, signature) in [
-            (
-                "{}",
-                "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ",
-            ),
+            ("{}", "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
             (
                 r#"{"one":1,"two":"Two"}"#,
                 "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
@@ -350,19 +308,8 @@ mod tests {
         ] {
             let mut signed = object(text);
             sign_json(&mut signed, "domain", &key());
-            assert_eq!(
-                signed["signatures"]
-                    .get("domain")
-                    .unwrap()
-                    .get("ed25519:1")
-                    .unwrap()
-                    .as_str(),
-                Some(signature)
-            );
-            assert_eq!(
-                verify_json(&signed, "domain", |_| Some(key().public())),
-                Ok(())
-            );
+            assert_eq!(signed["signatures"].get("domain").unwrap().get("ed25519:1").unwrap().as_str(), Some(signature));
+            assert_eq!(verify_json(&signed, "domain", |_| Some(key().public())), Ok(()));
         }
     }
 
@@ -387,20 +334,9 @@ mod tests {
             let mut event = object(event);
             hash_and_sign_event(&mut event, "domain", &key(), rules);
             assert_eq!(event["hashes"].get("sha256").unwrap().as_str(), Some(hash));
-            assert_eq!(
-                event["signatures"]
-                    .get("domain")
-                    .unwrap()
-                    .get("ed25519:1")
-                    .unwrap()
-                    .as_str(),
-                Some(signature)
-            );
+            assert_eq!(event["signatures"].get("domain").unwrap().get("ed25519:1").unwrap().as_str(), Some(signature));
             let rules = by_name("3").unwrap();
-            assert_eq!(
-                verify_event(&event, rules, |_, _| Some(key().public())),
-                Verdict::Valid
-            );
+            assert_eq!(verify_event(&event, rules, |_, _| Some(key().public())), Verdict::Valid);
         }
     }
 
@@ -428,57 +364,35 @@ mod tests {
         event = redact(&signed_event(), by_name("11").unwrap());
         assert_eq!(verdict(&event), Verdict::HashMismatch);
         event.insert("depth".to_owned(), Value::Int(4));
-        let wrong = SignatureError::Wrong {
-            signer: "domain".to_owned(),
-            key_id: "ed25519:1".to_owned(),
-        };
+        let wrong = SignatureError::Wrong { signer: "domain".to_owned(), key_id: "ed25519:1".to_owned() };
         assert_eq!(verdict(&event), Verdict::BadSignature(wrong));
     }
 
     #[test]
     fn unknown_keys_are_skipped_but_one_must_be_known() {
         let mut event = signed_event();
-        add_signature(
-            &mut event,
-            "domain",
-            "ed25519:policy_server",
-            "AAAA".to_owned(),
-        );
+        add_signature(&mut event, "domain", "ed25519:policy_server", "AAAA".to_owned());
         add_signature(&mut event, "domain", "rsa:1", "AAAA".to_owned());
         add_signature(&mut event, "elsewhere", "ed25519:1", "AAAA".to_owned());
         assert_eq!(verdict(&event), Verdict::Valid);
         child(child(&mut event, "signatures"), "domain").remove("ed25519:1");
-        assert_eq!(
-            verdict(&event),
-            Verdict::BadSignature(SignatureError::UnknownKeys("domain".to_owned()))
-        );
+        assert_eq!(verdict(&event), Verdict::BadSignature(SignatureError::UnknownKeys("domain".to_owned())));
         child(child(&mut event, "signatures"), "domain").remove("ed25519:policy_server");
-        assert_eq!(
-            verdict(&event),
-            Verdict::BadSignature(SignatureError::Missing("domain".to_owned()))
-        );
+        assert_eq!(verdict(&event), Verdict::BadSignature(SignatureError::Missing("domain".to_owned())));
     }
 
     #[test]
     fn a_signature_that_is_no_signature_is_wrong() {
         for signature in [Value::from("AAAA"), Value::from("!"), Value::Int(5)] {
             let mut event = signed_event();
-            child(child(&mut event, "signatures"), "domain")
-                .insert("ed25519:1".to_owned(), signature);
-            assert!(matches!(
-                verdict(&event),
-                Verdict::BadSignature(SignatureError::Wrong { .. })
-            ));
+            child(child(&mut event, "signatures"), "domain").insert("ed25519:1".to_owned(), signature);
+            assert!(matches!(verdict(&event), Verdict::BadSignature(SignatureError::Wrong { .. })));
         }
     }
 
     fn check_signers(version: &str, event: &str, expected: &str) {
         let signers = match signers(&object(event), by_name(version).unwrap()) {
-            Ok(signers) => signers
-                .iter()
-                .map(|server| server.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
+            Ok(signers) => signers.iter().map(|server| server.as_str()).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string(),
         };
         assert_eq!(signers, expected);
@@ -486,8 +400,7 @@ mod tests {
 
     #[test]
     fn who_must_sign_depends_on_the_event_and_the_version() {
-        let message =
-            r#"{"type":"m.room.message","sender":"@a:one","event_id":"$x:two:8448","content":{}}"#;
+        let message = r#"{"type":"m.room.message","sender":"@a:one","event_id":"$x:two:8448","content":{}}"#;
         check_signers("2", message, "one two:8448");
         check_signers("3", message, "one");
         let restricted = r#"{"type":"m.room.member","sender":"@a:one","event_id":"$x:one","content":{"membership":"join",
@@ -510,10 +423,7 @@ mod tests {
         let public = key().public();
         assert_eq!(PublicKey::from_base64(&public.to_base64()), Some(public));
         assert_eq!(PublicKey::from_base64("short"), None);
-        assert_eq!(
-            KeyPair::from_seed(key().seed(), "1").public(),
-            key().public()
-        );
+        assert_eq!(KeyPair::from_seed(key().seed(), "1").public(), key().public());
         assert_eq!(key().id(), "ed25519:1");
         assert_eq!(write_object(&object("{}")), "{}");
     }

@@ -90,9 +90,7 @@ pub fn by_name(version: &str) -> Option<&'static Rules> {
 /// Every version that Ingle speaks, oldest first.
 pub const ALL: &[Rules] = &[V1, V2, V3, V4, V5, V6, V7, V8, V9, V10, V11, V12];
 
-const NAMES: [&str; 12] = [
-    "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
-];
+const NAMES: [&str; 12] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"];
 
 impl Rules {
     /// The version's name, as it stands in `m.room.create`.
@@ -131,69 +129,19 @@ const V1: Rules = Rules {
     redaction_keeps_authoriser: false,
     modern_redaction: false,
 };
-const V2: Rules = Rules {
-    version: 2,
-    resolution: Resolution::V2,
-    ..V1
-};
-const V3: Rules = Rules {
-    version: 3,
-    event_ids: EventIds::Hash,
-    redaction_in_auth: false,
-    ..V2
-};
-const V4: Rules = Rules {
-    version: 4,
-    event_ids: EventIds::UrlSafeHash,
-    ..V3
-};
-const V5: Rules = Rules {
-    version: 5,
-    key_validity: true,
-    ..V4
-};
-const V6: Rules = Rules {
-    version: 6,
-    numbers: Numbers::Strict,
-    special_aliases: false,
-    limited_notifications: true,
-    ..V5
-};
-const V7: Rules = Rules {
-    version: 7,
-    knocking: true,
-    ..V6
-};
-const V8: Rules = Rules {
-    version: 8,
-    restricted: true,
-    redaction_keeps_allow: true,
-    ..V7
-};
-const V9: Rules = Rules {
-    version: 9,
-    redaction_keeps_authoriser: true,
-    ..V8
-};
-const V10: Rules = Rules {
-    version: 10,
-    knock_restricted: true,
-    integer_levels: true,
-    ..V9
-};
-const V11: Rules = Rules {
-    version: 11,
-    creator_is_sender: true,
-    modern_redaction: true,
-    ..V10
-};
-const V12: Rules = Rules {
-    version: 12,
-    privileged_creators: true,
-    room_id_is_hash: true,
-    resolution: Resolution::V2_1,
-    ..V11
-};
+const V2: Rules = Rules { version: 2, resolution: Resolution::V2, ..V1 };
+const V3: Rules = Rules { version: 3, event_ids: EventIds::Hash, redaction_in_auth: false, ..V2 };
+const V4: Rules = Rules { version: 4, event_ids: EventIds::UrlSafeHash, ..V3 };
+const V5: Rules = Rules { version: 5, key_validity: true, ..V4 };
+const V6: Rules =
+    Rules { version: 6, numbers: Numbers::Strict, special_aliases: false, limited_notifications: true, ..V5 };
+const V7: Rules = Rules { version: 7, knocking: true, ..V6 };
+const V8: Rules = Rules { version: 8, restricted: true, redaction_keeps_allow: true, ..V7 };
+const V9: Rules = Rules { version: 9, redaction_keeps_authoriser: true, ..V8 };
+const V10: Rules = Rules { version: 10, knock_restricted: true, integer_levels: true, ..V9 };
+const V11: Rules = Rules { version: 11, creator_is_sender: true, modern_redaction: true, ..V10 };
+const V12: Rules =
+    Rules { version: 12, privileged_creators: true, room_id_is_hash: true, resolution: Resolution::V2_1, ..V11 };
 
 #[cfg(test)]
 mod tests {
@@ -222,39 +170,22 @@ mod tests {
             assert_eq!(row.redaction_in_auth, auth.special_case_room_redaction);
             assert_eq!(row.special_aliases, auth.special_case_room_aliases);
             assert_eq!(row.numbers == Numbers::Strict, auth.strict_canonical_json);
-            assert_eq!(
-                row.limited_notifications,
-                auth.limit_notifications_power_levels
-            );
+            assert_eq!(row.limited_notifications, auth.limit_notifications_power_levels);
             assert_eq!(row.knocking, auth.knocking);
             assert_eq!(row.restricted, auth.restricted_join_rule);
             assert_eq!(row.knock_restricted, auth.knock_restricted_join_rule);
             assert_eq!(row.integer_levels, auth.integer_power_levels);
             assert_eq!(row.creator_is_sender, auth.use_room_create_sender);
-            assert_eq!(
-                row.privileged_creators,
-                auth.explicitly_privilege_room_creators
-            );
+            assert_eq!(row.privileged_creators, auth.explicitly_privilege_room_creators);
             assert_eq!(row.room_id_is_hash, auth.room_create_event_id_as_room_id);
             assert_eq!(row.key_validity, theirs.enforce_key_validity);
-            assert_eq!(
-                row.redaction_keeps_allow,
-                theirs.redaction.keep_room_join_rules_allow
-            );
+            assert_eq!(row.redaction_keeps_allow, theirs.redaction.keep_room_join_rules_allow);
             assert_eq!(
                 row.redaction_keeps_authoriser,
-                theirs
-                    .redaction
-                    .keep_room_member_join_authorised_via_users_server
+                theirs.redaction.keep_room_member_join_authorised_via_users_server
             );
-            assert_eq!(
-                row.modern_redaction,
-                theirs.redaction.keep_room_create_content
-            );
-            assert_eq!(
-                row.special_aliases,
-                theirs.redaction.keep_room_aliases_aliases
-            );
+            assert_eq!(row.modern_redaction, theirs.redaction.keep_room_create_content);
+            assert_eq!(row.special_aliases, theirs.redaction.keep_room_aliases_aliases);
         }
     }
 }
