@@ -5,3 +5,5 @@ pub mod config;
 pub mod error;
 pub mod protocol;
 pub mod store;
+pub mod rooms;
+pub mod users;

@@ -549,7 +549,7 @@ pub(super) fn write_number(out: &mut String, mut number: u64) {
 }
 
 /// Appends a string in quotation marks, escaped as canonical JSON has it.
-pub(super) fn write_string(out: &mut String, text: &str) {
+pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
     let mut written = 0;
     for (at, byte) in text.bytes().enumerate() {

@@ -18,3 +18,4 @@ pub mod sign;
 #[cfg(test)]
 mod testing;
 pub mod version;
+pub mod visibility;

@@ -8,6 +8,7 @@
 //! This layer knows no rule of Matrix.
 
 pub mod key;
+pub mod live;
 pub mod log;
 pub mod schema;
 pub mod table;
@@ -66,6 +67,7 @@ struct Inner {
     numbers: AtomicU64,
     position: watch::Sender<Position>,
     wakers: Wakers,
+    live: live::Live,
 }
 
 /// The store. Cheap to clone.
@@ -123,6 +125,7 @@ impl Store {
                 numbers: AtomicU64::new(1),
                 position: watch::Sender::new(Position(0)),
                 wakers: Wakers::new(Position(0)),
+                live: live::Live::default(),
             }),
         }
     }
@@ -197,6 +200,21 @@ impl Store {
     /// Who waits for news.
     pub fn wakers(&self) -> &Wakers {
         &self.inner.wakers
+    }
+
+    /// The epoch: positions of another epoch mean nothing here.
+    pub fn epoch(&self) -> u64 {
+        1
+    }
+
+    /// A number of this start of the server.
+    pub fn boot(&self) -> u64 {
+        1
+    }
+
+    /// What happens without a trace on the disk.
+    pub fn live(&self) -> &live::Live {
+        &self.inner.live
     }
 
     fn raw(&self, table: &'static str, key: &[u8]) -> Option<Vec<u8>> {

@@ -147,3 +147,6 @@ pub const RELATIONS: Table<(EventNo, String, String, EventNo), UserNo> = Table::
 
 /// Relations whose parent is not known yet: `(parent's event ID, child)`. Moved to [`RELATIONS`] when it comes.
 pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, UserNo)> = Table::new("relations_ahead");
+
+/// Redactions of events that are not here yet, by the ID of the event that they are about.
+pub const REDACTIONS_AHEAD: Table<String, EventNo> = Table::new("redactions_ahead");

@@ -1,0 +1,328 @@
+//! The one place where an event enters a room.
+//!
+//! [`Deciding`] is a locked room with a [`Write`]: [`Deciding::send`] composes an event on top of what is
+//! there, checks that it is allowed, and adds it with all that is derived from it. Nothing has happened
+//! until [`Deciding::commit`]; a `Deciding` that is dropped leaves no trace. After the commit the next
+//! event may build on the room at once, while readers wait for the ticket.
+
+use std::{cell::Cell, sync::Arc};
+
+use parking_lot::MutexGuard;
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UserId, events::room::member::MembershipState,
+};
+
+use super::{Head, Room, Rooms, cache::Known, projections, redaction, state::State};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        auth::{self, power::PowerLevels},
+        canonical::Object,
+        compose::Draft,
+        event::{Event, FormatError},
+    },
+    store::{
+        Slot, Ticket, Write,
+        schema::{
+            EventNo, StateKeyNo,
+            events::{DeltaRow, EVENTS, EventRow, HEADS, HeadRow, STATE_DELTAS, Standing},
+            numbers,
+        },
+    },
+};
+
+/// How many forward extremities one event names at most.
+const MOST_PREV_EVENTS: usize = 20;
+
+/// An event that somebody on this server wants to add to a room.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The type.
+    pub kind: String,
+    /// The state key, for state events.
+    pub state_key: Option<String>,
+    /// Who sends it.
+    pub sender: OwnedUserId,
+    /// The content.
+    pub content: Object,
+    /// The event that a redaction is about.
+    pub redacts: Option<OwnedEventId>,
+    /// When it happened, for bridges that know; now otherwise.
+    pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
+}
+
+impl NewEvent {
+    /// An event without a state key.
+    pub fn message(sender: &UserId, kind: impl Into<String>, content: Object) -> Self {
+        Self { kind: kind.into(), state_key: None, sender: sender.to_owned(), content, redacts: None, timestamp: None }
+    }
+
+    /// A state event.
+    pub fn state(sender: &UserId, kind: impl Into<String>, state_key: impl Into<String>, content: Object) -> Self {
+        Self { state_key: Some(state_key.into()), ..Self::message(sender, kind, content) }
+    }
+}
+
+/// An event on its way into a room: what the projections in `ON_EVENT` are told.
+pub struct Appended<'a> {
+    /// The room core.
+    pub rooms: &'a Rooms,
+    /// The room.
+    pub room: &'a Room,
+    /// The event's number.
+    pub number: EventNo,
+    /// The event.
+    pub event: &'a Arc<Event>,
+    /// Its place in the log.
+    pub slot: Slot,
+    /// The state before it.
+    pub before: &'a State,
+    /// The end of the room with this event.
+    pub head: &'a Head,
+}
+
+/// An entry of the room's current state that changes, by an event or by resolution: what the projections in
+/// `ON_STATE` are told.
+pub struct StateDelta<'a> {
+    /// The room core.
+    pub rooms: &'a Rooms,
+    /// The room.
+    pub room: &'a Room,
+    /// The place in the log.
+    pub slot: Slot,
+    /// The event type.
+    pub kind: &'a str,
+    /// The state key.
+    pub state_key: &'a str,
+    /// The event that stood there.
+    pub old: Option<&'a Known>,
+    /// The event that stands there now.
+    pub new: Option<&'a Known>,
+}
+
+/// A room that is locked while somebody decides what happens in it.
+pub struct Deciding<'a> {
+    pub(super) rooms: &'a Rooms,
+    pub(super) room: &'a Room,
+    guard: MutexGuard<'a, Head>,
+    head: Head,
+    /// The changes so far; rows that belong with the events may be added.
+    pub write: Write,
+    added: Vec<Arc<Known>>,
+}
+
+impl<'a> Deciding<'a> {
+    pub(super) fn new(rooms: &'a Rooms, room: &'a Room, guard: MutexGuard<'a, Head>) -> Self {
+        let head = guard.clone();
+        Self { rooms, room, guard, head, write: rooms.store.write(), added: Vec::new() }
+    }
+
+    /// The end of the room as it is with the events added so far.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The event that stands for a state key.
+    pub fn state(&self, kind: &str, state_key: &str) -> Result<Option<Arc<Known>>> {
+        let Some(key) = self.rooms.state_key_in(&self.write, kind, state_key)? else { return Ok(None) };
+        self.head.state.get(key).map(|number| self.known(number)).transpose()
+    }
+
+    /// Somebody's membership; `leave` for those who never were in the room.
+    pub fn membership(&self, user: &UserId) -> Result<MembershipState> {
+        let member = self.state("m.room.member", user.as_str())?;
+        Ok(member.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave))
+    }
+
+    /// The power levels as they are now.
+    pub fn power_levels(&self) -> Result<PowerLevels> {
+        let create = self.state("m.room.create", "")?;
+        let levels = self.state("m.room.power_levels", "")?;
+        let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
+        Ok(PowerLevels::new(self.room.rules, event(&create).as_deref(), event(&levels).as_deref()))
+    }
+
+    /// An event by its number, added just now or earlier.
+    pub fn known(&self, number: EventNo) -> Result<Arc<Known>> {
+        match self.added.iter().find(|known| known.number == number) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => self.rooms.known_in(&self.write, number),
+        }
+    }
+
+    /// Composes, signs and adds an event on top of the room.
+    ///
+    /// Errors: 403 `M_FORBIDDEN` when the authorization rules refuse it, 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`.
+    /// Spec: server-server-api#authorization-rules
+    pub fn send(&mut self, new: NewEvent) -> Result<Arc<Event>> {
+        let event = self.compose(new)?;
+        self.authorize(&event)?;
+        self.add(event)
+    }
+
+    /// A signed event on top of the room, not yet checked or added.
+    pub fn compose(&self, new: NewEvent) -> Result<Event> {
+        let rules = self.room.rules;
+        let mut draft = Draft::new(new.kind, new.sender, new.content);
+        draft.room_id = (!(rules.room_id_is_hash && draft.kind == "m.room.create")).then(|| self.room.id.clone());
+        draft.state_key = new.state_key;
+        draft.redacts = new.redacts;
+        draft.origin_server_ts = new.timestamp.map_or(self.rooms.clock.now(), |ts| ts.get().into());
+        draft.depth = self.head.depth + 1;
+        draft.prev_events =
+            self.head.extremities.iter().rev().take(MOST_PREV_EVENTS).map(|(_, id)| id.clone()).collect();
+        for (kind, state_key) in
+            auth::auth_types(&draft.kind, &draft.sender, draft.state_key.as_deref(), &draft.content, rules)
+        {
+            if let Some(known) = self.state(kind, &state_key)? {
+                draft.auth_events.push(known.event.event_id.clone());
+            }
+        }
+        draft.sign(&self.rooms.config.server_name, &self.rooms.key, rules).map_err(|error| match error {
+            FormatError::TooLarge { .. } | FormatError::FieldTooLong { .. } => Error::too_large(error.to_string()),
+            error => Error::bad_json(error.to_string()),
+        })
+    }
+
+    /// Whether the room's current state allows an event.
+    pub fn authorize(&self, event: &Event) -> Result<()> {
+        let failed = Cell::new(None);
+        let verdict = auth::check(self.room.rules, event, |kind, state_key| match self.state(kind, state_key) {
+            Ok(known) => known.map(|known| Arc::clone(&known.event)),
+            Err(error) => {
+                failed.set(Some(error));
+                None
+            }
+        });
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => verdict.map_err(|refusal| Error::forbidden(refusal.to_string())),
+        }
+    }
+
+    /// Adds an allowed event that builds on the room's extremities.
+    pub fn add(&mut self, event: Event) -> Result<Arc<Event>> {
+        let number = numbers::event(&mut self.write, &event.event_id)?;
+        let before = self.head.state.clone();
+        let mut after = before.clone();
+        let mut replaces = None;
+        let mut change = None;
+        if let Some((kind, state_key)) = event.key() {
+            let key = numbers::state_key(&mut self.write, kind, state_key)?;
+            replaces = before.get(key);
+            after = before.derive(&mut self.write, &[(key, Some(number))])?;
+            change = Some(key);
+        }
+        let event = Arc::new(event);
+        let known = Arc::new(Known {
+            number,
+            room: self.room.number,
+            event: Arc::clone(&event),
+            standing: Standing::Accepted,
+            before: Some(before.number),
+            replaces,
+            redacted_by: None,
+        });
+        self.added.push(Arc::clone(&known));
+        self.put_event(&known);
+        self.head.extremities = vec![(number, event.event_id.clone())];
+        self.head.depth = event.depth;
+        self.head.state = after;
+        let slot = self.write.slot();
+        if let Some(key) = change {
+            self.change_state(slot, key, replaces, Some(number))?;
+        }
+        self.project(&known, &before, slot)?;
+        redaction::apply(self, &known)?;
+        Ok(event)
+    }
+
+    /// Writes an event again, as it is from now on.
+    pub(super) fn replace(&mut self, known: Known) {
+        self.put_event(&known);
+        self.added.retain(|added| added.number != known.number);
+        self.added.push(Arc::new(known));
+    }
+
+    fn put_event(&mut self, known: &Known) {
+        let row = EventRow {
+            id: known.event.event_id.clone(),
+            room: known.room,
+            json: known.event.json().to_owned(),
+            standing: known.standing,
+            before: known.before,
+            replaces: known.replaces,
+            redacted_by: known.redacted_by,
+        };
+        self.write.put(EVENTS, &known.number, &row);
+    }
+
+    /// Notes that an entry of the current state has changed, for readers and projections.
+    fn change_state(&mut self, slot: Slot, key: StateKeyNo, old: Option<EventNo>, new: Option<EventNo>) -> Result<()> {
+        let room = self.room.number;
+        self.write.put_at(STATE_DELTAS, slot, move |at| ((room, at, key), DeltaRow(old, new)));
+        let old = old.map(|number| self.known(number)).transpose()?;
+        let new = new.map(|number| self.known(number)).transpose()?;
+        let Some((kind, state_key)) = new.as_ref().or(old.as_ref()).and_then(|known| known.event.key()) else {
+            return Ok(());
+        };
+        let delta = StateDelta {
+            rooms: self.rooms,
+            room: self.room,
+            slot,
+            kind,
+            state_key,
+            old: old.as_deref(),
+            new: new.as_deref(),
+        };
+        projections::members::count(&mut self.write, &mut self.head, &delta)?;
+        for project in projections::ON_STATE {
+            project(&mut self.write, &delta)?;
+        }
+        Ok(())
+    }
+
+    fn project(&mut self, known: &Known, before: &State, slot: Slot) -> Result<()> {
+        let appended = Appended {
+            rooms: self.rooms,
+            room: self.room,
+            number: known.number,
+            event: &known.event,
+            slot,
+            before,
+            head: &self.head,
+        };
+        for project in projections::ON_EVENT {
+            project(&mut self.write, &appended)?;
+        }
+        Ok(())
+    }
+
+    /// Queues everything for the disk and lets the next event build on it.
+    pub fn commit(mut self) -> Result<Ticket> {
+        let row = HeadRow {
+            extremities: self.head.extremities.iter().map(|(number, _)| *number).collect(),
+            depth: self.head.depth,
+            state: self.head.state.number,
+            members: self.head.members,
+        };
+        self.write.put(HEADS, &self.room.number, &row);
+        self.write.touch(self.room.number);
+        for user in &self.head.locals {
+            self.write.wake(*user);
+        }
+        let ticket = self.write.commit()?;
+        self.rooms.cache.keep_events(self.added);
+        self.rooms.cache.keep_state(&self.head.state, 4);
+        *self.guard = self.head;
+        Ok(ticket)
+    }
+
+    /// An event by its ID, added just now or earlier, if this server has it.
+    pub fn by_id(&self, id: &EventId) -> Result<Option<Arc<Known>>> {
+        match self.write.get(numbers::EVENT_NUMBERS, &id.as_str().to_owned())? {
+            Some(number) if self.write.get(EVENTS, &number)?.is_some() => self.known(number).map(Some),
+            _ => Ok(None),
+        }
+    }
+}

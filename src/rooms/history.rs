@@ -1,0 +1,122 @@
+//! Walking through a room's past: pages of events, and an event with what surrounds it.
+//!
+//! History is ordered by depth, then by the order of arrival. What a reader may see is the caller's to
+//! say, so that filters and visibility cost one look per event.
+//!
+//! Spec: client-server-api#get_matrixclientv3roomsroomidmessages
+
+use std::sync::Arc;
+
+use super::{
+    Rooms,
+    cache::Known,
+    token::{Cursor, SyncToken},
+};
+use crate::{
+    error::{Error, Result},
+    store::{
+        Position, Scan,
+        schema::{
+            EventNo, RoomNo,
+            events::{HISTORY, TIMELINE},
+        },
+    },
+};
+
+/// How many events one request may pass over while it looks for those that it may show.
+const MOST_PASSED: usize = 2_000;
+
+/// Which way a page goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards older events.
+    Backward,
+    /// Towards newer events.
+    Forward,
+}
+
+/// A page of history.
+#[derive(Debug)]
+pub struct Page {
+    /// The events, in the direction of the walk.
+    pub events: Vec<Arc<Known>>,
+    /// Where the next page begins, unless this was the last.
+    pub end: Option<Cursor>,
+}
+
+/// Reads up to `limit` events that `keep` wants, from a cursor on and no further than `to`.
+pub fn page(
+    rooms: &Rooms,
+    room: RoomNo,
+    direction: Direction,
+    from: Cursor,
+    to: Option<Cursor>,
+    limit: usize,
+    mut keep: impl FnMut(&Known) -> Result<bool>,
+) -> Result<Page> {
+    let (low, high) = match direction {
+        Direction::Backward => (to.unwrap_or(Cursor::START), from),
+        Direction::Forward => (from, to.unwrap_or(Cursor::END)),
+    };
+    let mut rows = rooms.store.range(HISTORY, &(room, low.depth, low.event), &(room, high.depth, high.event));
+    let mut events = Vec::new();
+    for _ in 0..MOST_PASSED {
+        let row = match direction {
+            Direction::Backward => rows.next_back(),
+            Direction::Forward => rows.next(),
+        };
+        let Some(row) = row else { return Ok(Page { events, end: None }) };
+        let ((_, depth, number), _) = row?;
+        let known = rooms.known(number)?;
+        let shown = keep(&known)?;
+        if shown {
+            events.push(known);
+        }
+        if events.len() >= limit {
+            return Ok(Page { events, end: Some(next(direction, depth, number)) });
+        }
+    }
+    let end = rows_end(direction, &mut rows);
+    Ok(Page { events, end })
+}
+
+/// The cursor that continues after an event.
+fn next(direction: Direction, depth: u64, number: EventNo) -> Cursor {
+    match direction {
+        Direction::Backward => Cursor { depth, event: number },
+        Direction::Forward => Cursor::after(depth, number),
+    }
+}
+
+/// Where a walk goes on that has passed over all it may.
+fn rows_end(direction: Direction, rows: &mut Scan<(RoomNo, u64, EventNo), Position>) -> Option<Cursor> {
+    let ((_, depth, number), _) = match direction {
+        Direction::Backward => rows.next_back()?.ok()?,
+        Direction::Forward => rows.next()?.ok()?,
+    };
+    Some(match direction {
+        Direction::Backward => Cursor::after(depth, number),
+        Direction::Forward => Cursor { depth, event: number },
+    })
+}
+
+/// The place in a room's history that a token means: one of `/messages`, or one of `/sync`.
+///
+/// Errors: 400 `M_INVALID_PARAM` for what is neither.
+pub fn cursor(rooms: &Rooms, room: RoomNo, token: &str) -> Result<Cursor> {
+    if let Some(cursor) = Cursor::parse(token) {
+        return Ok(cursor);
+    }
+    let Some(token) = SyncToken::parse(token) else {
+        return Err(Error::invalid_param("this token was not given by this server"));
+    };
+    at_position(rooms, room, token.position)
+}
+
+/// The place in a room's history after all that had arrived at `position`.
+pub fn at_position(rooms: &Rooms, room: RoomNo, position: Position) -> Result<Cursor> {
+    let after = Position(position.0.saturating_add(1));
+    let newest = rooms.store.range(TIMELINE, &(room,), &(room, after)).next_back().transpose()?;
+    let Some((_, number)) = newest else { return Ok(Cursor::START) };
+    Ok(Cursor::after(rooms.known(number)?.event.depth, number))
+}

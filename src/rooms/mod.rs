@@ -1,0 +1,298 @@
+//! What happens in rooms: the only writer of events.
+//!
+//! Whoever wants to change a room takes [`Rooms::decide`]: the room is locked, its newest state is in
+//! the hand, and every event that is added joins one [`crate::store::Write`]. Readers use
+//! [`Rooms::known`], [`Rooms::state`] and [`Rooms::current`], which show what is published.
+//!
+//! Nothing here waits for the network under a room's lock, and nobody is called about an event:
+//! `/sync`, push, bridges and federation sending follow the log.
+
+pub mod aliases;
+pub mod append;
+pub mod cache;
+pub mod create;
+pub mod ephemeral;
+pub mod history;
+pub mod membership;
+pub mod projections;
+mod redaction;
+pub mod state;
+pub mod token;
+pub mod view;
+
+use std::{collections::HashMap, sync::Arc};
+
+use imbl::OrdSet;
+use parking_lot::Mutex;
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+
+use self::{
+    append::Deciding,
+    cache::{Cache, Known},
+    state::State,
+};
+use crate::{
+    clock::Clock,
+    config::Config,
+    error::{Error, Result},
+    protocol::{
+        event::Event,
+        sign::KeyPair,
+        version::{self, Rules},
+    },
+    store::{
+        Rows, Store,
+        schema::{
+            EventNo, RoomNo, StateKeyNo, StateNo, UserNo,
+            events::{self, EventRow, HeadRow},
+            numbers,
+            rooms::{self, LOCAL_MEMBERS},
+        },
+    },
+    users::Users,
+};
+
+/// How many rooms stay open in memory when nobody is using them.
+const IDLE_ROOMS: usize = 1_000;
+
+/// Everything that the room core works with.
+pub struct Rooms {
+    /// Where events and rows are kept.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The accounts of this server.
+    pub users: Users,
+    /// The key that signs this server's events.
+    pub key: Arc<KeyPair>,
+    cache: Cache,
+    open: Mutex<HashMap<RoomNo, Arc<Room>>>,
+    /// Held while aliases change.
+    aliases: Mutex<()>,
+    /// Held while receipts change.
+    receipts: Mutex<()>,
+}
+
+/// A room that is in memory. There is never more than one of these per room.
+pub struct Room {
+    /// Its number.
+    pub number: RoomNo,
+    /// Its ID.
+    pub id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The rules of that version.
+    pub rules: &'static Rules,
+    head: Mutex<Head>,
+}
+
+/// Where a room ends: what the next event builds on. It may be ahead of what is published.
+#[derive(Debug, Clone, Default)]
+pub struct Head {
+    /// The forward extremities.
+    pub extremities: Vec<(EventNo, OwnedEventId)>,
+    /// The greatest depth among them.
+    pub depth: u64,
+    /// The current state.
+    pub state: State,
+    /// The joined users of this server.
+    pub locals: OrdSet<UserNo>,
+    /// How many users are joined, and how many are invited.
+    pub members: (u64, u64),
+}
+
+impl Rooms {
+    /// The room core over a store. `cache` is its share of the memory budget, in bytes.
+    pub fn new(store: Store, clock: Clock, config: Arc<Config>, users: Users, key: Arc<KeyPair>, cache: u64) -> Self {
+        Self {
+            store,
+            clock,
+            config,
+            users,
+            key,
+            cache: Cache::new(cache),
+            open: Mutex::default(),
+            aliases: Mutex::default(),
+            receipts: Mutex::default(),
+        }
+    }
+
+    /// Whether a user has an account on this server.
+    pub fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.config.server_name
+    }
+
+    /// A room that this server knows; 404 `M_NOT_FOUND` otherwise.
+    pub fn find(&self, id: &RoomId) -> Result<Arc<Room>> {
+        let number = numbers::find_room(&self.store, id)?;
+        match number.map(|number| self.open(number)).transpose()?.flatten() {
+            Some(room) => Ok(room),
+            None => Err(Error::not_found("this server does not know the room")),
+        }
+    }
+
+    /// The room with this number, if its create event is known.
+    pub fn open(&self, number: RoomNo) -> Result<Option<Arc<Room>>> {
+        let mut open = self.open.lock();
+        if let Some(room) = open.get(&number) {
+            return Ok(Some(Arc::clone(room)));
+        }
+        let Some(row) = rooms::find(&self.store, number)? else { return Ok(None) };
+        let Some(rules) = version::rules(&row.version) else {
+            return Err(Error::internal(format!("room {} has the unknown version {}", row.id, row.version)));
+        };
+        if open.len() >= IDLE_ROOMS {
+            open.retain(|_, room| Arc::strong_count(room) > 1);
+        }
+        let head = Mutex::new(self.load_head(number)?);
+        let room = Arc::new(Room { number, id: row.id, version: row.version, rules, head });
+        open.insert(number, Arc::clone(&room));
+        Ok(Some(room))
+    }
+
+    /// The end of a room as the newest committed `Write` left it.
+    fn load_head(&self, room: RoomNo) -> Result<Head> {
+        let queued = self.store.write();
+        let row = queued.get(events::HEADS, &room)?.unwrap_or_default();
+        let extremities = row
+            .extremities
+            .iter()
+            .map(|&number| Ok((number, self.known_in(&queued, number)?.event.event_id.clone())))
+            .collect::<Result<_>>()?;
+        let locals = queued.scan(LOCAL_MEMBERS, &(room,))?.into_iter().map(|((_, user), ())| user).collect();
+        let state = self.state_in(&queued, row.state)?;
+        Ok(Head { extremities, depth: row.depth, state, locals, members: row.members })
+    }
+
+    /// Locks a room in order to add events to it.
+    pub fn decide<'a>(&'a self, room: &'a Room) -> Deciding<'a> {
+        Deciding::new(self, room, room.head.lock())
+    }
+
+    /// A new room, locked, before its create event.
+    fn begin(&self, id: OwnedRoomId, rules: &'static Rules) -> Result<Arc<Room>> {
+        let mut write = self.store.write();
+        let number = numbers::room(&mut write, &id)?;
+        drop(write.commit()?);
+        let room = Arc::new(Room { number, id, version: rules.id(), rules, head: Mutex::default() });
+        self.open.lock().insert(number, Arc::clone(&room));
+        Ok(room)
+    }
+
+    /// An event with what the store knows of it.
+    pub fn known(&self, number: EventNo) -> Result<Arc<Known>> {
+        self.known_in(&self.store, number)
+    }
+
+    /// An event by its ID, if this server has it.
+    pub fn by_id(&self, id: &EventId) -> Result<Option<Arc<Known>>> {
+        let Some(number) = numbers::find_event(&self.store, id)? else { return Ok(None) };
+        match self.store.contains(events::EVENTS, &number)? {
+            true => self.known(number).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn known_in(&self, rows: &impl Rows, number: EventNo) -> Result<Arc<Known>> {
+        if let Some(known) = self.cache.event(number) {
+            return Ok(known);
+        }
+        let commits = self.cache.commits();
+        let row: EventRow =
+            rows.row(events::EVENTS, &number)?.ok_or_else(|| Error::internal(format!("event {number} is missing")))?;
+        let room = rooms::find(rows, row.room)?
+            .ok_or_else(|| Error::internal(format!("room {} of event {number} is missing", row.room)))?;
+        let event = Event::from_stored(row.id, room.id, row.json.into_boxed_str()).map_err(Error::internal)?;
+        let known = Arc::new(Known {
+            number,
+            room: row.room,
+            event: Arc::new(event),
+            standing: row.standing,
+            before: row.before,
+            replaces: row.replaces,
+            redacted_by: row.redacted_by,
+        });
+        self.cache.keep_read(Arc::clone(&known), commits);
+        Ok(known)
+    }
+
+    /// The state behind a number.
+    pub fn state(&self, number: StateNo) -> Result<State> {
+        self.state_in(&self.store, number)
+    }
+
+    fn state_in(&self, rows: &impl Rows, number: StateNo) -> Result<State> {
+        if let Some(state) = self.cache.state(number) {
+            return Ok(state);
+        }
+        let state = State::load(rows, number, |number| self.cache.state(number))?;
+        self.cache.keep_state(&state, state.len());
+        Ok(state)
+    }
+
+    /// The published end of a room: extremities, depth, state and counts.
+    pub fn published(&self, room: RoomNo) -> Result<HeadRow> {
+        Ok(self.store.get(events::HEADS, &room)?.unwrap_or_default())
+    }
+
+    /// The published current state of a room.
+    pub fn current(&self, room: RoomNo) -> Result<State> {
+        self.state(self.published(room)?.state)
+    }
+
+    /// The state after an event: the one before it, and what the event itself changes.
+    pub fn state_after(&self, known: &Known) -> Result<Option<State>> {
+        let Some(before) = known.before else { return Ok(None) };
+        let before = self.state(before)?;
+        let (Some((kind, state_key)), events::Standing::Accepted) = (known.event.key(), known.standing) else {
+            return Ok(Some(before));
+        };
+        Ok(self.state_key(kind, state_key)?.map(|key| before.with(key, known.number)))
+    }
+
+    /// The number of a state key, if it ever occurred.
+    pub fn state_key(&self, kind: &str, state_key: &str) -> Result<Option<StateKeyNo>> {
+        self.state_key_in(&self.store, kind, state_key)
+    }
+
+    fn state_key_in(&self, rows: &impl Rows, kind: &str, state_key: &str) -> Result<Option<StateKeyNo>> {
+        if let Some(number) = self.cache.state_key(kind, state_key) {
+            return Ok(Some(number));
+        }
+        let number = rows.row(numbers::STATE_KEY_NUMBERS, &(kind.to_owned(), state_key.to_owned()))?;
+        if let Some(number) = number {
+            self.cache.keep_state_key(kind, state_key, number);
+        }
+        Ok(number)
+    }
+
+    /// The event that stands for a state key in a state.
+    pub fn in_state(&self, state: &State, kind: &str, state_key: &str) -> Result<Option<Arc<Known>>> {
+        let Some(key) = self.state_key(kind, state_key)? else { return Ok(None) };
+        state.get(key).map(|number| self.known(number)).transpose()
+    }
+
+    /// Somebody's published membership in a room; `leave` for those who never were in it.
+    pub fn membership(&self, room: RoomNo, user: &UserId) -> Result<MembershipState> {
+        let Some(user) = numbers::find_user(&self.store, user)? else { return Ok(MembershipState::Leave) };
+        Ok(rooms::member(&self.store, room, user)?.map_or(MembershipState::Leave, |row| row.membership))
+    }
+
+    /// The room, if the user is joined to it; 403 `M_FORBIDDEN` otherwise.
+    pub fn joined(&self, id: &RoomId, user: &UserId) -> Result<Arc<Room>> {
+        let forbidden = || Error::forbidden("you are not in this room");
+        let Some(room) = numbers::find_room(&self.store, id)?.map(|number| self.open(number)).transpose()?.flatten()
+        else {
+            return Err(forbidden());
+        };
+        match self.membership(room.number, user)? {
+            MembershipState::Join => Ok(room),
+            _ => Err(forbidden()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Who is in a room: by room, by user, by server, and as counts.
+
+use ruma::{ServerName, UserId, events::room::member::MembershipState};
+
+use crate::{
+    error::Result,
+    rooms::{Head, append::StateDelta},
+    store::{
+        Write,
+        schema::{
+            RoomNo, numbers,
+            rooms::{LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow},
+        },
+    },
+};
+
+/// Keeps the members' rows; the user whose membership changes is woken.
+pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
+    let Some(member) = member(delta) else { return Ok(()) };
+    let room = delta.room.number;
+    let user = numbers::user(write, &member.user)?;
+    let before = write.get(USER_ROOMS, &(user, room))?;
+    let Some(new) = delta.new else {
+        write.delete(MEMBERS, &(room, user));
+        write.delete(USER_ROOMS, &(user, room));
+        return Ok(());
+    };
+    let row = MemberRow { membership: member.after.clone(), event: new.number };
+    write.put(MEMBERS, &(room, user), &row);
+    let (membership, event) = (member.after.clone(), new.number);
+    let forgotten = membership == MembershipState::Leave && before.as_ref().is_some_and(|row| row.forgotten);
+    write.put_at(USER_ROOMS, delta.slot, move |at| {
+        let (since, earlier) = match before {
+            Some(row) if row.membership == membership => (row.since, row.before),
+            row => (at, row.map(|row| row.membership)),
+        };
+        ((user, room), UserRoomRow { membership, event, since, before: earlier, forgotten })
+    });
+    if member.after != MembershipState::Invite && member.after != MembershipState::Knock {
+        write.delete(STRIPPED_STATE, &(user, room));
+    }
+    if delta.rooms.is_local(&member.user) {
+        match member.after == MembershipState::Join {
+            true => write.put(LOCAL_MEMBERS, &(room, user), &()),
+            false => write.delete(LOCAL_MEMBERS, &(room, user)),
+        }
+        write.wake(user);
+    }
+    let joined = |membership: &MembershipState| *membership == MembershipState::Join;
+    match (joined(&member.before), joined(&member.after)) {
+        (false, true) => count_server(write, room, member.user.server_name(), 1)?,
+        (true, false) => count_server(write, room, member.user.server_name(), -1)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Keeps what the head of the room knows of its members.
+pub fn count(write: &mut Write, head: &mut Head, delta: &StateDelta<'_>) -> Result<()> {
+    let Some(member) = member(delta) else { return Ok(()) };
+    let weight = |membership: &MembershipState| match membership {
+        MembershipState::Join => (1, 0),
+        MembershipState::Invite => (0, 1),
+        _ => (0, 0),
+    };
+    let (before, after) = (weight(&member.before), weight(&member.after));
+    head.members.0 = (head.members.0 + after.0).saturating_sub(before.0);
+    head.members.1 = (head.members.1 + after.1).saturating_sub(before.1);
+    if delta.rooms.is_local(&member.user) {
+        let user = numbers::user(write, &member.user)?;
+        match after.0 {
+            1 => head.locals.insert(user),
+            _ => head.locals.remove(&user),
+        };
+    }
+    Ok(())
+}
+
+/// A changed member event.
+struct Member {
+    user: ruma::OwnedUserId,
+    before: MembershipState,
+    after: MembershipState,
+}
+
+fn member(delta: &StateDelta<'_>) -> Option<Member> {
+    if delta.kind != "m.room.member" {
+        return None;
+    }
+    let membership = |known: Option<&crate::rooms::cache::Known>| {
+        known.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave)
+    };
+    Some(Member {
+        user: UserId::parse(delta.state_key).ok()?,
+        before: membership(delta.old),
+        after: membership(delta.new),
+    })
+}
+
+fn count_server(write: &mut Write, room: RoomNo, server: &ServerName, by: i64) -> Result<()> {
+    let key = (room, server.as_str().to_owned());
+    match write.get(ROOM_SERVERS, &key)?.unwrap_or(0).saturating_add_signed(by) {
+        0 => write.delete(ROOM_SERVERS, &key),
+        count => write.put(ROOM_SERVERS, &key, &count),
+    }
+    Ok(())
+}

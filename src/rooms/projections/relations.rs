@@ -1,0 +1,71 @@
+//! Which events relate to which.
+//!
+//! A child may come before its parent; then it waits in a row by the parent's ID.
+//!
+//! Spec: client-server-api#forming-relationships-between-events
+
+use ruma::OwnedEventId;
+use serde::Deserialize;
+
+use crate::{
+    error::Result,
+    protocol::event::Event,
+    rooms::{append::Appended, cache::Known},
+    store::{
+        Write,
+        schema::{
+            events::{RELATIONS, RELATIONS_AHEAD},
+            numbers,
+        },
+    },
+};
+
+/// What `m.relates_to` says.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Relation {
+    /// The kind of relation, such as `m.annotation`.
+    pub rel_type: String,
+    /// The parent.
+    pub event_id: OwnedEventId,
+    /// The reaction, for annotations.
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
+/// What an event relates to, if anything.
+pub fn of(event: &Event) -> Option<Relation> {
+    event.content_field("m.relates_to")
+}
+
+/// Notes what the event relates to, and what has waited for it.
+pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
+    let event = appended.event;
+    let ahead = (event.event_id.as_str().to_owned(),);
+    for ((parent, child), (rel_type, kind, sender)) in write.scan(RELATIONS_AHEAD, &ahead)? {
+        write.delete(RELATIONS_AHEAD, &(parent, child));
+        write.put(RELATIONS, &(appended.number, rel_type, kind, child), &sender);
+    }
+    let Some(relation) = of(event) else { return Ok(()) };
+    let sender = numbers::user(write, &event.sender)?;
+    match write.get(numbers::EVENT_NUMBERS, &relation.event_id.as_str().to_owned())? {
+        Some(parent) => {
+            write.put(RELATIONS, &(parent, relation.rel_type, event.kind.clone(), appended.number), &sender);
+        }
+        None => {
+            let row = (relation.rel_type, event.kind.clone(), sender);
+            write.put(RELATIONS_AHEAD, &(relation.event_id.as_str().to_owned(), appended.number), &row);
+        }
+    }
+    Ok(())
+}
+
+/// Takes an event that is being redacted out of its relation.
+pub fn remove(write: &mut Write, child: &Known) -> Result<()> {
+    let Some(relation) = of(&child.event) else { return Ok(()) };
+    let parent = relation.event_id.as_str().to_owned();
+    if let Some(parent) = write.get(numbers::EVENT_NUMBERS, &parent)? {
+        write.delete(RELATIONS, &(parent, relation.rel_type, child.event.kind.clone(), child.number));
+    }
+    write.delete(RELATIONS_AHEAD, &(parent, child.number));
+    Ok(())
+}

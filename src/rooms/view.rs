@@ -1,0 +1,167 @@
+//! Events as one user sees them: whether at all, and with what in `unsigned`.
+//!
+//! A [`Viewer`] is made per request and remembers what it has looked up, so that a page of events costs
+//! one look at the state for each time the state changed.
+//!
+//! Spec: client-server-api#room-event-format (UnsignedData), client-server-api#server-behaviour-5 (visibility)
+
+use std::{cell::RefCell, fmt::Write as _, sync::Arc};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipState};
+
+use super::{Rooms, cache::Known};
+use crate::{
+    error::Result,
+    protocol::{
+        canonical,
+        event::{ClientFormat, client_format},
+        visibility,
+    },
+    store::schema::{
+        StateKeyNo, StateNo, UserNo,
+        events::{Standing, TRANSACTION_OF},
+        numbers,
+    },
+};
+
+/// Somebody who looks at rooms.
+pub struct Viewer<'a> {
+    rooms: &'a Rooms,
+    user: OwnedUserId,
+    number: Option<UserNo>,
+    device: Option<OwnedDeviceId>,
+    now: u64,
+    /// The membership and visibility at the state that was looked at last.
+    last: RefCell<Option<(StateNo, Seen)>>,
+    keys: (Option<StateKeyNo>, Option<StateKeyNo>),
+}
+
+/// What a state says about a viewer.
+#[derive(Debug, Clone)]
+struct Seen {
+    membership: MembershipState,
+    visibility: visibility::HistoryVisibility,
+}
+
+impl<'a> Viewer<'a> {
+    /// A user on a device of theirs.
+    pub fn new(rooms: &'a Rooms, user: &UserId, device: Option<&DeviceId>) -> Result<Self> {
+        Ok(Self {
+            rooms,
+            user: user.to_owned(),
+            number: numbers::find_user(&rooms.store, user)?,
+            device: device.map(ToOwned::to_owned),
+            now: rooms.clock.now(),
+            last: RefCell::default(),
+            keys: (rooms.state_key("m.room.member", user.as_str())?, rooms.state_key("m.room.history_visibility", "")?),
+        })
+    }
+
+    /// Whether the viewer may see an event of a room's timeline.
+    pub fn may_see(&self, known: &Known) -> Result<bool> {
+        if matches!(known.standing, Standing::SoftFailed | Standing::Rejected) {
+            return Ok(false);
+        }
+        let Some(before) = known.before else { return Ok(false) };
+        let at = self.at(before)?;
+        let own = known.event.is("m.room.member", self.user.as_str());
+        let after = match (own, known.event.membership()) {
+            (true, Some(membership)) => membership,
+            _ => at.membership.clone(),
+        };
+        let visibility_after = match known.event.is("m.room.history_visibility", "") {
+            true => visibility::of(&known.event),
+            false => at.visibility,
+        };
+        if visibility::allows_at(at.visibility, &at.membership) || visibility::allows_at(visibility_after, &after) {
+            return Ok(true);
+        }
+        // `shared` also shows what was before one joined, to those who have joined since.
+        let shared = [at.visibility, visibility_after].contains(&visibility::HistoryVisibility::Shared);
+        Ok(shared && self.joined_since(known)?)
+    }
+
+    /// Whether the viewer has been in the room at some time after an event.
+    fn joined_since(&self, known: &Known) -> Result<bool> {
+        let Some(user) = self.number else { return Ok(false) };
+        let row = self.rooms.store.get(crate::store::schema::rooms::USER_ROOMS, &(user, known.room))?;
+        let Some(row) = row else { return Ok(false) };
+        if row.membership == MembershipState::Join {
+            return Ok(true);
+        }
+        // Somebody who has left sees what was shared up to the moment of leaving.
+        let left = self.rooms.known(row.event)?;
+        let was_in = row.before == Some(MembershipState::Join);
+        Ok(was_in && (known.event.depth, known.number) < (left.event.depth, left.number))
+    }
+
+    fn at(&self, number: StateNo) -> Result<Seen> {
+        if let Some((last, seen)) = &*self.last.borrow()
+            && *last == number
+        {
+            return Ok(seen.clone());
+        }
+        let state = self.rooms.state(number)?;
+        let event = |key: Option<StateKeyNo>| -> Result<Option<Arc<Known>>> {
+            key.and_then(|key| state.get(key)).map(|number| self.rooms.known(number)).transpose()
+        };
+        let membership = event(self.keys.0)?.and_then(|known| known.event.membership());
+        let seen = Seen {
+            membership: membership.unwrap_or(MembershipState::Leave),
+            visibility: event(self.keys.1)?.map_or_else(Default::default, |known| visibility::of(&known.event)),
+        };
+        *self.last.borrow_mut() = Some((number, seen.clone()));
+        Ok(seen)
+    }
+
+    /// The event as this viewer's client gets it. `/sync` leaves out the room ID.
+    pub fn event(&self, known: &Known, room_id: bool) -> Result<String> {
+        let unsigned = self.unsigned(known)?;
+        Ok(client_format(&known.event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
+    }
+
+    fn unsigned(&self, known: &Known) -> Result<String> {
+        let age = i128::from(self.now) - i128::from(known.event.origin_server_ts);
+        let mut out = format!("{{\"age\":{age}");
+        if let Some(before) = known.before {
+            let own = known.event.is("m.room.member", self.user.as_str());
+            let membership = match known.event.membership().filter(|_| own) {
+                Some(membership) => membership,
+                None => self.at(before)?.membership,
+            };
+            text(&mut out, "membership", membership.as_str());
+        }
+        if let Some(redaction) = known.redacted_by {
+            let redaction = self.rooms.known(redaction)?;
+            let age = i128::from(self.now) - i128::from(redaction.event.origin_server_ts);
+            let unsigned = format!("{{\"age\":{age}}}");
+            let because = client_format(&redaction.event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) });
+            text(&mut out, "redacted_by", redaction.event.event_id.as_str());
+            let _ = write!(out, ",\"redacted_because\":{because}");
+        }
+        if let Some(replaced) = known.replaces {
+            let replaced = self.rooms.known(replaced)?;
+            text(&mut out, "prev_sender", replaced.event.sender.as_str());
+            text(&mut out, "replaces_state", replaced.event.event_id.as_str());
+            let _ = write!(out, ",\"prev_content\":{}", replaced.event.content());
+        }
+        if let Some(transaction) = self.transaction(known)? {
+            text(&mut out, "transaction_id", &transaction);
+        }
+        out.push('}');
+        Ok(out)
+    }
+
+    /// The transaction ID with which this very device sent the event.
+    fn transaction(&self, known: &Known) -> Result<Option<String>> {
+        let Some(device) = self.device.as_ref().filter(|_| known.event.sender == self.user) else { return Ok(None) };
+        let row = self.rooms.store.get(TRANSACTION_OF, &known.number)?;
+        Ok(row.filter(|(user, sent_by, _)| Some(*user) == self.number && sent_by == device).map(|row| row.2))
+    }
+}
+
+/// Appends `,"name":"value"`.
+fn text(out: &mut String, name: &str, value: &str) {
+    let _ = write!(out, ",\"{name}\":");
+    canonical::write_string(out, value);
+}

@@ -1,0 +1,138 @@
+//! What happens without leaving a trace on the disk: who is typing, who is there.
+//!
+//! A bounded bus in memory with a counter of its own. Readers remember the counter that they have seen
+//! and ask what is newer; a restart begins again at 1 under another [`super::Store::boot`], so that they
+//! ask for everything once more. Who is woken is the caller's to say.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+
+use super::schema::{RoomNo, UserNo};
+
+/// How many rooms may have typing people at once; beyond that the one that changed first is forgotten.
+const MOST_TYPING_ROOMS: usize = 2_000;
+/// How many people may be typing in one room at once.
+const MOST_TYPING_USERS: usize = 50;
+
+/// The bus.
+#[derive(Default)]
+pub struct Live {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    counter: u64,
+    typing: HashMap<RoomNo, Typing>,
+}
+
+#[derive(Default)]
+struct Typing {
+    changed: u64,
+    /// Until when each of them is taken to be typing, in milliseconds since the epoch.
+    until: BTreeMap<UserNo, u64>,
+}
+
+impl Live {
+    /// The newest value of the counter.
+    pub fn counter(&self) -> u64 {
+        self.inner.lock().counter
+    }
+
+    /// Notes that a user is typing until `until` (milliseconds since the epoch), or has stopped. Returns
+    /// whether that is news.
+    pub fn typing(&self, room: RoomNo, user: UserNo, until: Option<u64>) -> bool {
+        let mut inner = self.inner.lock();
+        let counter = inner.counter + 1;
+        let entry = inner.typing.entry(room).or_default();
+        let changed = match until {
+            Some(_) if !entry.until.contains_key(&user) && entry.until.len() >= MOST_TYPING_USERS => false,
+            Some(until) => entry.until.insert(user, until).is_none(),
+            None => entry.until.remove(&user).is_some(),
+        };
+        if changed {
+            entry.changed = counter;
+            inner.counter = counter;
+            inner.forget_oldest();
+        }
+        changed
+    }
+
+    /// Who is typing in a room, if that changed after `since`.
+    pub fn typing_since(&self, room: RoomNo, since: u64) -> Option<Vec<UserNo>> {
+        let inner = self.inner.lock();
+        let entry = inner.typing.get(&room).filter(|entry| entry.changed > since)?;
+        Some(entry.until.keys().copied().collect())
+    }
+
+    /// Ends what has lasted too long, and returns the rooms in which somebody stopped typing.
+    pub fn expire(&self, now: u64) -> Vec<RoomNo> {
+        let mut inner = self.inner.lock();
+        let mut counter = inner.counter;
+        let mut rooms = Vec::new();
+        for (room, entry) in &mut inner.typing {
+            let before = entry.until.len();
+            entry.until.retain(|_, until| *until > now);
+            if entry.until.len() < before {
+                counter += 1;
+                entry.changed = counter;
+                rooms.push(*room);
+            }
+        }
+        inner.counter = counter;
+        rooms
+    }
+
+    /// When the next typing notice ends, in milliseconds since the epoch.
+    pub fn next_expiry(&self) -> Option<u64> {
+        self.inner.lock().typing.values().flat_map(|entry| entry.until.values().copied()).min()
+    }
+}
+
+impl Inner {
+    fn forget_oldest(&mut self) {
+        if self.typing.len() <= MOST_TYPING_ROOMS {
+            return;
+        }
+        if let Some(room) = self.typing.iter().min_by_key(|(_, entry)| entry.changed).map(|(room, _)| *room) {
+            self.typing.remove(&room);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: RoomNo = RoomNo(1);
+    const ANN: UserNo = UserNo(2);
+
+    #[test]
+    fn typing_is_news_once() {
+        let live = Live::default();
+        assert!(live.typing(ROOM, ANN, Some(1_000)));
+        assert!(!live.typing(ROOM, ANN, Some(2_000)));
+        assert_eq!(live.typing_since(ROOM, 0), Some(vec![ANN]));
+        assert_eq!(live.typing_since(ROOM, live.counter()), None);
+    }
+
+    #[test]
+    fn typing_ends_by_itself() {
+        let live = Live::default();
+        live.typing(ROOM, ANN, Some(1_000));
+        let seen = live.counter();
+        assert_eq!(live.expire(999), []);
+        assert_eq!(live.expire(1_000), [ROOM]);
+        assert_eq!(live.typing_since(ROOM, seen), Some(vec![]));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let live = Live::default();
+        for room in 0..3_000 {
+            live.typing(RoomNo(room), ANN, Some(1_000));
+        }
+        assert_eq!(live.inner.lock().typing.len(), MOST_TYPING_ROOMS);
+    }
+}
