@@ -4,6 +4,6 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod protocol;
-pub mod store;
 pub mod rooms;
+pub mod store;
 pub mod users;

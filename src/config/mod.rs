@@ -331,14 +331,20 @@ mod tests {
                 1: this is not TOML: string values must be quoted, expected literal string (texts need quotes; a line is `name = value` or `[table]`)
             "#]],
         );
-        check_problems("[rooms]\n[rooms]\n", expect![[r#"
+        check_problems(
+            "[rooms]\n[rooms]\n",
+            expect![[r#"
             2: this is written twice; keep one of them
-        "#]]);
-        check_problems("listen = \"127.0.0.1:1\"\nlog = 1\n[[rooms]]\n", expect![[r#"
+        "#]],
+        );
+        check_problems(
+            "listen = \"127.0.0.1:1\"\nlog = 1\n[[rooms]]\n",
+            expect![[r#"
             1: write [[listen]] on a line of its own, and its options below it
             2: write [log] on a line of its own, and its options below it
             3: write [rooms] on a line of its own, and its options below it
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -6,13 +6,18 @@
 //!
 //! Reading order: [`version`] (what differs between room versions), [`canonical`] (the JSON that is
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
-//! [`sign`], [`auth`] (is it allowed).
+//! [`sign`], [`auth`] (is it allowed), [`visibility`], [`push`] and [`acl`] (who sees it, who is told, who may
+//! take part), [`graph`] (how events hang together).
 
+pub mod acl;
 pub mod auth;
 pub mod canonical;
 pub mod compose;
 pub mod event;
+pub mod glob;
+pub mod graph;
 pub mod hash;
+pub mod push;
 pub mod redact;
 pub mod sign;
 #[cfg(test)]
