@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod protocol;
+pub mod remote;
 pub mod rooms;
 pub mod store;
 pub mod users;
