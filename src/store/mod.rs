@@ -7,29 +7,42 @@
 //!
 //! This layer knows no rule of Matrix.
 
+mod digest;
+pub mod disk;
+mod engine;
+mod journal;
+mod keeper;
 pub mod key;
 pub mod live;
 pub mod log;
+mod manifest;
+mod open;
+mod overlay;
+mod pipeline;
 pub mod schema;
+mod segments;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
+use self::{
+    engine::{Bytes, EngineError, Range},
+    open::Inner,
+    pipeline::Core,
+};
 pub use self::{
     key::Key,
     log::{Position, Wakers},
+    open::Options,
     table::Table,
     write::{Slot, Ticket, Write},
 };
@@ -44,6 +57,11 @@ pub enum StoreError {
     },
     /// Writing has stopped, and why; reading goes on.
     ReadOnly(String),
+    /// A row that is longer than the engine takes. Nothing was saved.
+    TooLarge {
+        /// The table it was meant for.
+        table: &'static str,
+    },
     /// The disk or the engine failed.
     Engine(String),
 }
@@ -52,6 +70,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadRow { table } => write!(f, "a row of the table {table} cannot be read"),
+            Self::TooLarge { table } => write!(f, "a row is too large for the table {table}"),
             Self::ReadOnly(why) => write!(f, "nothing can be saved: {why}"),
             Self::Engine(why) => write!(f, "the store failed: {why}"),
         }
@@ -60,17 +79,7 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-type Memory = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
-
-struct Inner {
-    rows: RwLock<Memory>,
-    numbers: AtomicU64,
-    position: watch::Sender<Position>,
-    wakers: Wakers,
-    live: live::Live,
-}
-
-/// The store. Cheap to clone.
+/// The store. Cheap to clone; the last clone that goes saves everything and lets the folder go.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -99,35 +108,50 @@ impl Rows for Store {
     }
 }
 
-/// An iteration over a table, from both ends.
-pub struct Scan<K, V>(std::vec::IntoIter<Row<K, V>>);
+/// An iteration over a table, from both ends. It ends after its first error.
+pub struct Scan<K, V> {
+    rows: Range,
+    table: Table<K, V>,
+    core: Arc<Core>,
+}
 
-impl<K, V> Iterator for Scan<K, V> {
-    type Item = Row<K, V>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next()
+impl<K: Key, V: Serialize + DeserializeOwned> Scan<K, V> {
+    fn decode(&mut self, row: Option<Result<(Bytes, Bytes), EngineError>>) -> Option<Row<K, V>> {
+        let row = row?.map_err(|error| self.core.broken(&error));
+        let row = row.and_then(|(key, value)| Ok((self.table.decode_key(&key)?, self.table.decode(&value)?)));
+        if row.is_err() {
+            self.rows = Range::None;
+        }
+        Some(row)
     }
 }
 
-impl<K, V> DoubleEndedIterator for Scan<K, V> {
+impl<K: Key, V: Serialize + DeserializeOwned> Iterator for Scan<K, V> {
+    type Item = Row<K, V>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.rows.next();
+        self.decode(row)
+    }
+}
+
+impl<K: Key, V: Serialize + DeserializeOwned> DoubleEndedIterator for Scan<K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.0.next_back()
+        let row = self.rows.next_back();
+        self.decode(row)
     }
 }
 
 impl Store {
     /// A store in memory, for tests.
     pub fn in_memory() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                rows: RwLock::default(),
-                numbers: AtomicU64::new(1),
-                position: watch::Sender::new(Position(0)),
-                wakers: Wakers::new(Position(0)),
-                live: live::Live::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner::in_memory()) }
+    }
+
+    /// Opens the store in a folder, or makes it. Whatever was being saved when it was last stopped is
+    /// there, whole, or not at all.
+    pub fn open(options: Options) -> Result<Self, StoreError> {
+        Ok(Self { inner: Arc::new(Inner::open(options)?) })
     }
 
     /// The published row at `key`.
@@ -136,7 +160,7 @@ impl Store {
         table: Table<K, V>,
         key: &K,
     ) -> Result<Option<V>, StoreError> {
-        self.raw(table.name, &key.to_bytes()).map(|bytes| table.decode(&bytes)).transpose()
+        self.raw(table.name, &key.to_bytes())?.map(|bytes| table.decode(&bytes)).transpose()
     }
 
     /// Whether there is a published row at `key`.
@@ -145,14 +169,15 @@ impl Store {
         table: Table<K, V>,
         key: &K,
     ) -> Result<bool, StoreError> {
-        Ok(self.raw(table.name, &key.to_bytes()).is_some())
+        Ok(self.raw(table.name, &key.to_bytes())?.is_some())
     }
 
     /// The published rows whose key begins with `prefix`, in the order of the keys; `()` is all rows.
     /// The iteration ends after its first error.
     pub fn scan<K: Key, V: Serialize + DeserializeOwned>(&self, table: Table<K, V>, prefix: &impl Key) -> Scan<K, V> {
         let prefix = prefix.to_bytes();
-        self.walk(table, prefix.clone(), move |key| key.starts_with(&prefix))
+        let end = engine::after(&prefix);
+        self.walk(table, prefix, end)
     }
 
     /// The published rows from `from` (included) up to `to` (excluded), in the order of the keys.
@@ -163,23 +188,17 @@ impl Store {
         from: &impl Key,
         to: &impl Key,
     ) -> Scan<K, V> {
-        let to = to.to_bytes();
-        self.walk(table, from.to_bytes(), move |key| key < &to[..])
+        self.walk(table, from.to_bytes(), Some(to.to_bytes()))
     }
 
     fn walk<K: Key, V: Serialize + DeserializeOwned>(
         &self,
         table: Table<K, V>,
         from: Vec<u8>,
-        within: impl Fn(&[u8]) -> bool,
+        to: Option<Vec<u8>>,
     ) -> Scan<K, V> {
-        let rows = self.inner.rows.read();
-        let rows: Vec<_> = rows
-            .range((table.name, from)..)
-            .take_while(|((name, key), _)| *name == table.name && within(key))
-            .map(|((_, key), value)| Ok((table.decode_key(key)?, table.decode(value)?)))
-            .collect();
-        Scan(rows.into_iter())
+        let core = Arc::clone(self.core());
+        Scan { rows: core.engine.load().range(table.name, from, to), table, core }
     }
 
     /// A new, empty `Write`.
@@ -189,27 +208,28 @@ impl Store {
 
     /// The published position: everything up to it is durable and visible.
     pub fn position(&self) -> Position {
-        *self.inner.position.borrow()
+        *self.core().position.borrow()
     }
 
     /// The published position as something to wait for, for followers of the log.
     pub fn watch(&self) -> watch::Receiver<Position> {
-        self.inner.position.subscribe()
+        self.core().position.subscribe()
     }
 
     /// Who waits for news.
     pub fn wakers(&self) -> &Wakers {
-        &self.inner.wakers
+        &self.core().wakers
     }
 
-    /// The epoch: positions of another epoch mean nothing here.
+    /// The epoch: positions of another epoch mean nothing here. It changes when a backup is restored, or
+    /// the store was rebuilt with a loss.
     pub fn epoch(&self) -> u64 {
-        1
+        self.inner.epoch
     }
 
-    /// A number of this start of the server.
+    /// A random number of this start of the server.
     pub fn boot(&self) -> u64 {
-        1
+        self.inner.boot
     }
 
     /// What happens without a trace on the disk.
@@ -217,11 +237,28 @@ impl Store {
         &self.inner.live
     }
 
-    fn raw(&self, table: &'static str, key: &[u8]) -> Option<Vec<u8>> {
-        self.inner.rows.read().get(&(table, key.to_vec())).cloned()
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    fn raw(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let core = self.core();
+        core.engine.load().get(table, key).map_err(|error| core.broken(&error))
+    }
+
+    /// The row at `key`, queued or published.
+    fn queued<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, StoreError> {
+        match self.core().overlay.get(table.name, &key.to_bytes()) {
+            Some(queued) => queued.map(|bytes| table.decode(&bytes)).transpose(),
+            None => self.get(table, key),
+        }
     }
 
     fn number(&self) -> u64 {
-        self.inner.numbers.fetch_add(1, Ordering::Relaxed)
+        self.core().numbers.fetch_add(1, Ordering::Relaxed)
     }
 }

@@ -6,19 +6,20 @@
 use std::{collections::BTreeMap, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::oneshot;
 
 use super::{
-    Rows, Store, StoreError,
+    Rows, Store, StoreError, engine,
+    journal::Change,
     key::Key,
     log::Position,
+    pipeline::News,
     schema::{RoomNo, UserNo},
     table::Table,
 };
 
-/// A row as bytes: its table, its key, and its value or nothing.
-type Change = (&'static str, Vec<u8>, Option<Vec<u8>>);
-/// Makes a row when its position is known.
-type Later = Box<dyn FnOnce(Position) -> Change>;
+/// Makes a row, its table, key and value, when its position is known.
+type Later = Box<dyn FnOnce(Position) -> (&'static str, Vec<u8>, Option<Vec<u8>>)>;
 
 /// One of the positions that a [`Write`] will get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,22 +31,14 @@ pub struct Write {
     changes: BTreeMap<(&'static str, Vec<u8>), Option<Vec<u8>>>,
     later: Vec<(Slot, Later)>,
     slots: u64,
-    wake: Vec<UserNo>,
-    touch: Vec<RoomNo>,
+    news: News,
     not_send: PhantomData<*const ()>,
 }
 
 impl Write {
     pub(super) fn new(store: Store) -> Self {
-        Self {
-            store,
-            changes: BTreeMap::new(),
-            later: Vec::new(),
-            slots: 0,
-            wake: Vec::new(),
-            touch: Vec::new(),
-            not_send: PhantomData,
-        }
+        let (changes, later, news) = (BTreeMap::new(), Vec::new(), News::default());
+        Self { store, changes, later, slots: 0, news, not_send: PhantomData }
     }
 
     /// The row at `key` as this `Write` finds or left it: published, queued before it, or its own.
@@ -57,7 +50,7 @@ impl Write {
     ) -> Result<Option<V>, StoreError> {
         match self.changes.get(&(table.name, key.to_bytes())) {
             Some(own) => own.as_ref().map(|bytes| table.decode(bytes)).transpose(),
-            None => self.store.get(table, key),
+            None => self.store.queued(table, key),
         }
     }
 
@@ -68,23 +61,55 @@ impl Write {
         prefix: &impl Key,
     ) -> Result<Vec<(K, V)>, StoreError> {
         let prefix = prefix.to_bytes();
-        let mut rows = BTreeMap::new();
-        for row in self.store.scan(table, &()) {
-            let (key, value) = row?;
-            let bytes = key.to_bytes();
-            if bytes.starts_with(&prefix) {
-                rows.insert(bytes, (key, value));
+        let end = engine::after(&prefix);
+        self.rows(table, prefix, end)
+    }
+
+    /// The rows from `from` (included) up to `to` (excluded), as [`Write::get`] sees them.
+    pub fn range<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        from: &impl Key,
+        to: &impl Key,
+    ) -> Result<Vec<(K, V)>, StoreError> {
+        self.rows(table, from.to_bytes(), Some(to.to_bytes()))
+    }
+
+    fn rows<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+        from: Vec<u8>,
+        to: Option<Vec<u8>>,
+    ) -> Result<Vec<(K, V)>, StoreError> {
+        if to.as_ref().is_some_and(|to| from >= *to) {
+            return Ok(Vec::new());
+        }
+        let core = self.store.core();
+        // First what is queued: a row that is applied in between is then seen twice, never not at all.
+        let mut queued = core.overlay.range(table.name, &from, to.as_deref());
+        let own = self.changes.range((table.name, from.clone())..);
+        for ((_, key), value) in
+            own.take_while(|((name, key), _)| *name == table.name && to.as_ref().is_none_or(|to| key < to))
+        {
+            queued.insert(key.as_slice().into(), value.as_deref().map(Into::into));
+        }
+        let mut rows = Vec::new();
+        for row in core.engine.load().range(table.name, from, to) {
+            let (key, value) = row.map_err(|error| core.broken(&error))?;
+            if !queued.contains_key(&*key) {
+                rows.push((table.decode_key(&key)?, table.decode(&value)?, key.to_vec()));
             }
         }
-        for ((name, key), value) in &self.changes {
-            if *name == table.name && key.starts_with(&prefix) {
-                rows.remove(key);
-                if let Some(value) = value {
-                    rows.insert(key.clone(), (table.decode_key(key)?, table.decode(value)?));
-                }
+        let sorted = queued.is_empty();
+        for (key, value) in queued {
+            if let Some(value) = value {
+                rows.push((table.decode_key(&key)?, table.decode(&value)?, key.to_vec()));
             }
         }
-        Ok(rows.into_values().collect())
+        if !sorted {
+            rows.sort_unstable_by(|left, right| left.2.cmp(&right.2));
+        }
+        Ok(rows.into_iter().map(|(key, value, _)| (key, value)).collect())
     }
 
     /// Sets the row at `key`.
@@ -124,37 +149,28 @@ impl Write {
 
     /// Names a local user for whom this is news: their waiting requests wake when it is published.
     pub fn wake(&mut self, user: UserNo) {
-        self.wake.push(user);
+        self.news.users.push(user);
     }
 
     /// Names a room in which something happens that everybody there may see.
     pub fn touch(&mut self, room: RoomNo) {
-        self.touch.push(room);
+        self.news.rooms.push(room);
     }
 
     /// Queues everything for the disk. The next `Write` sees it at once; readers see it when the
     /// ticket is published. An error means that nothing of it will happen.
+    ///
+    /// This waits only when several megabytes are queued already, until the disk has caught up.
     pub fn commit(self) -> Result<Ticket, StoreError> {
-        let mut rows = self.store.inner.rows.write();
-        let first = self.store.position().0 + 1;
-        let last = Position(first + self.slots.max(1) - 1);
-        for ((table, key), value) in self.changes {
-            match value {
-                Some(value) => rows.insert((table, key), value),
-                None => rows.remove(&(table, key)),
-            };
-        }
-        for (Slot(slot), later) in self.later {
-            let (table, key, value) = later(Position(first + slot));
-            if let Some(value) = value {
-                rows.insert((table, key), value);
+        let Self { store, mut changes, later, slots, news, .. } = self;
+        let queued = store.core().commit(slots.max(1), news, |first| {
+            for (Slot(slot), later) in later {
+                let (table, key, value) = later(Position(first.0 + slot));
+                changes.insert((table, key), value);
             }
-        }
-        self.store.inner.wakers.note(&self.wake, &self.touch, last);
-        self.store.inner.position.send_replace(last);
-        drop(rows);
-        self.store.inner.wakers.wake(&self.wake);
-        Ok(Ticket { first: Position(first), last })
+            changes.into_iter().map(check).collect()
+        })?;
+        Ok(Ticket { first: queued.first, last: queued.last, done: queued.done })
     }
 }
 
@@ -168,12 +184,27 @@ impl Rows for Write {
     }
 }
 
+/// No value is longer: the engine would keep it outside of its log.
+const MAX_VALUE: usize = 100_000;
+/// No key is longer.
+const MAX_KEY: usize = 4_000;
+
+/// A row that the engine takes.
+fn check(((table, key), value): ((&'static str, Vec<u8>), Option<Vec<u8>>)) -> Result<Change, StoreError> {
+    if key.len() > MAX_KEY || value.as_ref().is_some_and(|value| value.len() > MAX_VALUE) {
+        return Err(StoreError::TooLarge { table });
+    }
+    Ok(Change { table, key: key.into(), value: value.map(Into::into) })
+}
+
 /// The promise of a committed [`Write`].
 #[derive(Debug)]
 #[must_use = "await `published` before you answer: only then is it durable"]
 pub struct Ticket {
     first: Position,
     last: Position,
+    /// Nothing to wait for if the store is in memory.
+    done: Option<oneshot::Receiver<Result<(), StoreError>>>,
 }
 
 impl Ticket {
@@ -191,6 +222,21 @@ impl Ticket {
     ///
     /// An error means that the outcome is unknown: the disk failed while it was written.
     pub async fn published(self) -> Result<Position, StoreError> {
+        if let Some(done) = self.done {
+            done.await.unwrap_or_else(|_| Err(stopped()))?;
+        }
         Ok(self.last)
     }
+
+    /// The same for a thread of its own, outside of the runtime.
+    pub fn wait(self) -> Result<Position, StoreError> {
+        if let Some(done) = self.done {
+            done.blocking_recv().unwrap_or_else(|_| Err(stopped()))?;
+        }
+        Ok(self.last)
+    }
+}
+
+fn stopped() -> StoreError {
+    StoreError::Engine("the store stopped; whether the last changes are saved is unknown until a restart".into())
 }
