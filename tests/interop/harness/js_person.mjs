@@ -8,6 +8,7 @@
 import "fake-indexeddb/auto";
 import { createInterface } from "node:readline";
 import * as sdk from "matrix-js-sdk";
+import * as crypto from "./js_crypto.mjs";
 
 // The SDK logs to the console; standard output belongs to the answers.
 for (const level of ["trace", "debug", "log", "info"]) console[level] = console.error;
@@ -40,7 +41,10 @@ async function makeClient() {
         cryptoCallbacks: crypto.callbacks,
         verificationMethods: ["m.sas.v1"],
     });
-    if (settings.crypto) await client.initRustCrypto({ cryptoDatabasePrefix: settings.label });
+    if (settings.crypto) {
+        await client.initRustCrypto({ cryptoDatabasePrefix: settings.label });
+        crypto.listen(client);
+    }
 }
 
 const anonymous = () => sdk.createClient({ baseUrl: settings.url });
@@ -50,11 +54,11 @@ const fail = (text) => {
     throw new Error(text);
 };
 
-// Resolves when the client reports one of the states; its answers are bounded by the caller's deadline.
-const inState = (wanted) =>
+// Resolves when the server has answered a sync; what the client has stored does not count.
+const synced = () =>
     new Promise((resolve, reject) => {
         const look = (state, _before, data) => {
-            if (wanted.includes(state)) resolve(client.off(sdk.ClientEvent.Sync, look));
+            if (["PREPARED", "SYNCING"].includes(state) && !data?.fromCache) resolve(client.off(sdk.ClientEvent.Sync, look));
             else if (state === "STOPPED") reject(data?.error ?? new Error("the client stopped"));
         };
         client.on(sdk.ClientEvent.Sync, look);
@@ -90,9 +94,9 @@ const verbs = {
 
     async start() {
         if (!client) await makeClient();
-        const prepared = inState(["PREPARED", "SYNCING"]);
+        const first = synced();
         await client.startClient({ lazyLoadMembers: true, threadSupport: true, initialSyncLimit: 20, pollTimeout: 10_000 });
-        await prepared;
+        await first;
     },
 
     async pause() {
@@ -157,9 +161,7 @@ const verbs = {
     },
 
     async scroll_up(roomId, limit) {
-        const before = room(roomId).getLiveTimeline().getEvents().length;
-        await client.scrollback(room(roomId), limit);
-        return room(roomId).getLiveTimeline().getEvents().length > before;
+        return client.paginateEventTimeline(timelines(room(roomId))[0], { backwards: true, limit });
     },
 
     async view(roomId) {
@@ -168,7 +170,7 @@ const verbs = {
         const joined = seen.getJoinedMembers();
         const read = joined.map(({ userId }) => [userId, seen.getEventReadUpTo(userId, true)]);
         return {
-            messages: seen.getLiveTimeline().getEvents().filter(isMessage).map(message),
+            messages: timelines(seen).flatMap((timeline) => timeline.getEvents()).filter(isMessage).map(message),
             typing: joined.filter((member) => member.typing).map((member) => member.userId),
             read: Object.fromEntries(read),
             members: Object.fromEntries(joined.map((member) => [member.userId, member.rawDisplayName])),
@@ -182,10 +184,18 @@ const verbs = {
     },
 };
 
+// The live timeline and what has been joined to it by scrolling up over gaps, oldest first.
+function timelines(room) {
+    const found = [room.getLiveTimeline()];
+    while (found[0].getNeighbouringTimeline("b")) found.unshift(found[0].getNeighbouringTimeline("b"));
+    return found;
+}
+
 function isMessage(event) {
     const type = event.getType();
     const message = type === "m.room.message" || type === "m.room.encrypted";
-    return message && !event.isRelation("m.replace") && !event.isState();
+    const verification = String(event.getContent().msgtype).startsWith("m.key.verification.");
+    return message && !verification && !event.isRelation("m.replace") && !event.isState();
 }
 
 function message(event) {
@@ -204,9 +214,7 @@ function message(event) {
     };
 }
 
-// Everything about keys is in its own file.
-import * as crypto from "./js_crypto.mjs";
-Object.assign(verbs, crypto.verbs(() => client, settings));
+Object.assign(verbs, crypto.verbs(() => client));
 
 for await (const line of createInterface({ input: process.stdin })) {
     const { id, verb, args } = JSON.parse(line);

@@ -100,6 +100,23 @@ class JsPerson(Person):
     async def scroll_up(self, room, limit=20):
         return await self._do("scroll_up", room, limit)
 
+    async def bootstrap(self):
+        """Makes cross-signing keys, secret storage and a backup, and gives the recovery key."""
+        return await self._do("bootstrap", self.name, self.password)
+
+    async def devices_of(self, person):
+        """The devices that would be sent keys: ID -> whether this device trusts it."""
+        return await self._do("devices_of", person.user_id)
+
+    async def trusts(self, person):
+        return await self._do("trusts", person.user_id)
+
+    async def remove_device(self, device):
+        await self._do("remove_device", device, self.name, self.password)
+
+    async def ask_verification(self, person, room=None):
+        await self._do("ask_verification", person.user_id, room)
+
 
 def _as_it_is(verb):
     async def do(self, *args):
@@ -108,5 +125,7 @@ def _as_it_is(verb):
     return do
 
 
-for _verb in ("logout start pause join leave say edit react remove read rename view deliveries").split():
+ROOMS = "logout start pause join leave say edit react remove read rename view deliveries"
+KEYS = "recover keys_in_backup is_ready accept_verification start_sas verification confirm_sas"
+for _verb in f"{ROOMS} {KEYS}".split():
     setattr(JsPerson, _verb, _as_it_is(_verb))

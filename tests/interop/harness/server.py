@@ -142,6 +142,15 @@ class Server:
         text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
+    async def says(self, pattern):
+        """Waits for a line of the server's output that matches, and gives the matching text."""
+
+        async def look():
+            found = pattern.search(self.log_file.read_text(errors="replace"))
+            return found and found.group()
+
+        return await until(f"{self.kind} says {pattern.pattern}", look)
+
 
 class Ingle(Server):
     """The program under test, with open registration and without rate limits unless told otherwise."""
@@ -186,3 +195,28 @@ class Ingle(Server):
 
     def environment(self):
         return {"HOME": str(self.folder), "RUST_BACKTRACE": "1"}
+
+
+class FreshIngle(Ingle):
+    """The program as somebody starts it who has configured nothing, in an empty home."""
+
+    def configure(self):
+        self.name = "localhost"
+        self.home = self.folder / "home"
+        self.home.mkdir(exist_ok=True)
+        # Without a configuration it listens on this port; where that is taken, one line moves it.
+        with socket.socket() as probe:
+            taken = probe.connect_ex(("127.0.0.1", 8008)) == 0
+        self.config = None
+        if taken:
+            self.config = self.folder / "ingle.toml"
+            self.config.write_text(f'[[listen]]\naddress = "127.0.0.1:{self.port}"\n')
+        else:
+            self.port = 8008
+
+    def command(self):
+        return [os.environ["INGLE_BIN"], "serve", *(["--config", str(self.config)] if self.config else [])]
+
+    def environment(self):
+        unset = {name: "" for name in os.environ if name.startswith("XDG_")}
+        return {**unset, "HOME": str(self.home), "RUST_BACKTRACE": "1"}

@@ -30,11 +30,9 @@ class Stage:
         return await self.closing.__aexit__(*failure)
 
     async def server(self, label="server", kind=None, **options):
-        """Starts a server; `kind` is Ingle unless the run is told otherwise."""
-        kinds = {"ingle": Ingle, "synapse": Synapse}
-        server = kinds[kind or os.environ.get("INGLE_TEST_AGAINST", "ingle")](
-            self.folder / label, self.authority, **options
-        )
+        """Starts a server of a kind; it is Ingle unless the run is told to play against another."""
+        kind = kind or {"ingle": Ingle, "synapse": Synapse}[os.environ["INGLE_TEST_AGAINST"]]
+        server = kind(self.folder / label, self.authority, **options)
         self.closing.callback(server.stop)
         return await server.start()
 
@@ -43,9 +41,9 @@ class Stage:
         self.closing.push_async_callback(person.close)
         return person
 
-    async def people(self, server, **kinds):
+    async def people(self, server, crypto=False, **kinds):
         """Registers people and starts their clients: `people(server, ann="nio", bob="js")`."""
-        people = [self.person(name, server, kind) for name, kind in kinds.items()]
+        people = [self.person(name, server, kind, crypto=crypto) for name, kind in kinds.items()]
         for person in people:
             await person.register()
             await person.start()

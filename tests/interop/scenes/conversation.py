@@ -1,11 +1,11 @@
 """Two people talk, and the server is killed while they do."""
 
 
-async def conversation(stage, ann, bob):
+async def conversation(stage, ann, bob, encrypted=False):
     server = await stage.server()
-    ann, bob = await stage.people(server, ann=ann, bob=bob)
+    ann, bob = await stage.people(server, crypto=encrypted, ann=ann, bob=bob)
 
-    room = await ann.create_room("The hearth")
+    room = await ann.create_room("The hearth", encrypted=encrypted)
     await ann.invite(room, bob)
     await bob.sees_invite(room)
     await bob.join(room)
