@@ -18,7 +18,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     /// The HTTP status of the answer.
     pub status: StatusCode,
-    /// The errcode, such as `M_FORBIDDEN`.
+    /// The errcode, such as `M_FORBIDDEN`. Empty where the answer is no failure, but the next question of
+    /// user-interactive authentication: its body then has only the fields.
     pub errcode: Cow<'static, str>,
     /// One sentence for the person who reads it.
     pub message: Cow<'static, str>,
@@ -121,6 +122,9 @@ impl Error {
     /// The JSON body.
     pub fn body(&self) -> Value {
         let mut body = self.fields.clone();
+        if self.errcode.is_empty() {
+            return Value::Object(body);
+        }
         body.insert("errcode".to_owned(), json!(self.errcode));
         body.insert("error".to_owned(), json!(self.message));
         Value::Object(body)

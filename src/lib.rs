@@ -1,8 +1,13 @@
 //! Ingle: a Matrix homeserver for one household.
 
+pub mod api;
+pub mod app;
+pub mod chance;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod http;
+pub mod limits;
 pub mod protocol;
 pub mod remote;
 pub mod rooms;

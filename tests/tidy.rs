@@ -21,11 +21,11 @@ const LAYERS: &[&str] = &[
     "remote",
     "store",
     "protocol",
-    "error config clock",
+    "error config clock chance limits",
 ];
 
 /// Words that everyone may import, each other's included.
-const VOCABULARY: &[&str] = &["error", "config", "clock"];
+const VOCABULARY: &[&str] = &["error", "config", "clock", "chance", "limits"];
 
 /// What the pure core never names: no runtime, no HTTP, no disk, no clock, no chance.
 const NOT_IN_PROTOCOL: &[&str] = &["tokio", "warp", "hyper", "sled", "SystemTime", "Instant", "rand", "getrandom"];

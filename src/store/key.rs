@@ -68,6 +68,19 @@ impl Key for u8 {
     }
 }
 
+/// Bytes of a fixed number, such as a hash.
+impl<const N: usize> Key for [u8; N] {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, BadKey> {
+        let (bytes, rest) = input.split_first_chunk::<N>().ok_or(BadKey)?;
+        *input = rest;
+        Ok(*bytes)
+    }
+}
+
 /// Text ends with `00 00`; a zero byte inside is written `00 FF`, which keeps the order.
 impl Key for String {
     fn encode(&self, out: &mut Vec<u8>) {

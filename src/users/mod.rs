@@ -1,32 +1,105 @@
-//! The people of this server. (For now: only what the room core asks of them.)
+//! The people of this server: accounts, passwords, tokens, devices, profiles and account data.
+//!
+//! [`Users`] is the context. Whoever changes an account holds [`Users::lock`] of it from reading to
+//! `commit`. [`Users::identify`] turns an access token into a [`User`] without touching the disk, most
+//! of the time. What other servers' people do is not here, and neither is anything about rooms: a
+//! change of the profile reaches them through `rooms::profile`.
 
-use std::sync::Arc;
+pub mod accounts;
+pub mod devices;
+pub mod passwords;
+pub mod profiles;
+pub mod sessions;
 
-use ruma::{OwnedMxcUri, UserId};
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
+};
 
-use crate::{clock::Clock, config::Config, error::Result, store::Store};
+use parking_lot::{Mutex, MutexGuard};
+use ruma::{OwnedServerName, UserId};
 
-/// Everything that accounts work with.
-#[derive(Clone, Default)]
-pub struct Users;
+pub use self::{profiles::Profile, sessions::User};
+use crate::{
+    chance::Chance,
+    clock::Clock,
+    config::Config,
+    error::Error,
+    store::{Store, Write, schema::devices::TokenKey},
+};
 
-/// What a member event says of its user.
-#[derive(Clone, Debug, Default)]
-pub struct Profile {
-    /// The display name.
-    pub displayname: Option<String>,
-    /// The avatar.
-    pub avatar_url: Option<OwnedMxcUri>,
+/// How many locks there are for all accounts together.
+const LOCKS: usize = 64;
+
+/// The context of this module. Cheap to clone.
+#[derive(Clone)]
+pub struct Users {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub chance: Chance,
+    /// Where accounts are kept.
+    pub store: Store,
+    /// The name of this server.
+    pub server_name: OwnedServerName,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    locks: [Mutex<()>; LOCKS],
+    hasher: RandomState,
+    sessions: sessions::Cache,
+    seen: devices::Seen,
+    passwords: passwords::Passwords,
 }
 
 impl Users {
-    /// Accounts over a store, for tests.
-    pub fn for_tests(_: &Store, _: &Clock, _: &Arc<Config>) -> Self {
-        Self
+    /// The accounts in this store.
+    pub fn new(config: Arc<Config>, clock: Clock, chance: Chance, store: Store) -> Self {
+        let inner = Inner {
+            locks: std::array::from_fn(|_| Mutex::new(())),
+            hasher: RandomState::new(),
+            sessions: sessions::Cache::new(),
+            seen: devices::Seen::default(),
+            passwords: passwords::Passwords::new(),
+        };
+        Self { server_name: config.server_name.clone(), config, clock, chance, store, inner: Arc::new(inner) }
     }
 
-    /// Display name and avatar of a local user.
-    pub fn profile(&self, _: &UserId) -> Result<Profile> {
-        Ok(Profile::default())
+    /// Accounts over a store, for tests of what lies above.
+    pub fn for_tests(store: &Store, clock: &Clock, config: &Arc<Config>) -> Self {
+        Self::new(Arc::clone(config), clock.clone(), Chance::seeded(7), store.clone())
+    }
+
+    /// The deciding lock of an account, by its number, or of a name that is about to be taken. Nobody
+    /// holds two.
+    pub fn lock(&self, subject: impl Hash) -> MutexGuard<'_, ()> {
+        let place = self.inner.hasher.hash_one(subject) % LOCKS as u64;
+        self.inner.locks[usize::try_from(place).unwrap_or(0)].lock()
+    }
+
+    /// Whether a user is of this server.
+    pub fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.server_name
+    }
+
+    /// Commits at once; then, when it is durable, makes the server forget the tokens that the `Write`
+    /// removed.
+    pub fn commit(
+        &self,
+        write: Write,
+        closed: Vec<TokenKey>,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<> {
+        let ticket = write.commit();
+        let inner = Arc::clone(&self.inner);
+        async move {
+            let published = ticket?.published().await;
+            // Also if the outcome is unknown: whoever asks next looks at the rows.
+            closed.iter().for_each(|key| inner.sessions.forget(key));
+            published?;
+            Ok(())
+        }
     }
 }

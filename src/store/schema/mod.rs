@@ -3,9 +3,11 @@
 //! Long identifiers are written once and stand as numbers everywhere else: rooms, users, events and
 //! state keys. A number is never reused.
 
+pub mod devices;
 pub mod events;
 pub mod numbers;
 pub mod rooms;
+pub mod users;
 
 use crate::number;
 

@@ -1,0 +1,161 @@
+//! Devices: where somebody is logged in, what each is called, and when it was last seen.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use parking_lot::Mutex;
+use ruma::{DeviceId, OwnedDeviceId};
+
+use super::{User, Users, sessions};
+use crate::{
+    error::{Error, Result},
+    store::{
+        Write,
+        schema::{
+            UserNo,
+            devices::{self as rows, DEVICES, DEVICES_SEEN, DeviceRow, SeenRow, TokenKey},
+        },
+    },
+};
+
+/// How long it may take until the time at which a device was seen is on the disk: an hour.
+const SEEN_WITHIN: u64 = 3600 * 1000;
+/// For how many devices that time is kept in memory.
+const SEEN: usize = 4096;
+
+/// When and from where devices were last seen, since the start.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<HashMap<(UserNo, OwnedDeviceId), Sighting>>);
+
+#[derive(Clone, Copy)]
+struct Sighting {
+    at: u64,
+    address: Option<IpAddr>,
+    written: u64,
+}
+
+impl Users {
+    /// Notes that a device was seen.
+    pub fn saw(&self, user: &User, address: Option<IpAddr>) {
+        let now = self.clock.now();
+        let mut seen = self.inner.seen.0.lock();
+        let place = (user.number, user.device.clone());
+        if let Some(sighting) = seen.get_mut(&place) {
+            (sighting.at, sighting.address) = (now, address.or(sighting.address));
+            if now.saturating_sub(sighting.written) < SEEN_WITHIN {
+                return;
+            }
+            sighting.written = now;
+        } else {
+            if seen.len() >= SEEN {
+                seen.clear();
+            }
+            seen.insert(place, Sighting { at: now, address, written: now });
+        }
+        drop(seen);
+        let mut write = self.store.write();
+        let row = SeenRow { at: now, address: address.map(|address| address.to_string()) };
+        write.put(DEVICES_SEEN, &(user.number, user.device.to_string()), &row);
+        // Nobody waits for this row, and nothing is lost that cannot be.
+        drop(write.commit());
+    }
+}
+
+/// A device as its owner sees it.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its ID.
+    pub id: OwnedDeviceId,
+    /// Its name.
+    pub name: Option<String>,
+    /// When it was last seen, in milliseconds since the epoch.
+    pub seen_at: Option<u64>,
+    /// From which address.
+    pub seen_from: Option<String>,
+}
+
+/// The devices of a user.
+pub fn of_user(users: &Users, user: UserNo) -> Result<Vec<Device>> {
+    let rows = rows::of_user(&users.store, user)?;
+    rows.into_iter().map(|(id, row)| device(users, user, id, row)).collect()
+}
+
+/// A device of a user.
+pub fn find(users: &Users, user: UserNo, id: &DeviceId) -> Result<Option<Device>> {
+    let row = rows::find(&users.store, user, id.as_str())?;
+    row.map(|row| device(users, user, id.to_string(), row)).transpose()
+}
+
+fn device(users: &Users, user: UserNo, id: String, row: DeviceRow) -> Result<Device> {
+    let sighting = users.inner.seen.0.lock().get(&(user, id.as_str().into())).copied();
+    let seen = match sighting {
+        Some(sighting) => {
+            Some(SeenRow { at: sighting.at, address: sighting.address.map(|address| address.to_string()) })
+        }
+        None => users.store.get(DEVICES_SEEN, &(user, id.clone()))?,
+    };
+    let (seen_at, seen_from) = seen.map_or((None, None), |seen| (Some(seen.at), seen.address));
+    Ok(Device { id: id.into(), name: row.name, seen_at, seen_from })
+}
+
+/// Calls a device by another name, or by none.
+pub async fn rename(users: &Users, user: UserNo, id: &DeviceId, name: Option<String>) -> Result<()> {
+    if name.as_ref().is_some_and(|name| name.len() > sessions::NAME) {
+        return Err(Error::too_large(format!("the name of a device has at most {} bytes", sessions::NAME)));
+    }
+    let done = {
+        let _lock = users.lock(user);
+        let mut write = users.store.write();
+        let place = (user, id.to_string());
+        let mut row = write.get(DEVICES, &place)?.ok_or_else(|| Error::not_found("you have no such device"))?;
+        row.name = name;
+        write.put(DEVICES, &place, &row);
+        users.commit(write, vec![])
+    };
+    done.await
+}
+
+/// Logs devices out and forgets them. IDs of devices that are not there are left out.
+pub async fn remove(users: &Users, user: UserNo, ids: &[OwnedDeviceId]) -> Result<()> {
+    let done = {
+        let _lock = users.lock(user);
+        let mut write = users.store.write();
+        let mut closed = Vec::new();
+        for id in ids {
+            closed.extend(forget(&mut write, user, id.as_str())?);
+        }
+        users.commit(write, closed)
+    };
+    done.await
+}
+
+/// Logs all devices of a user out and forgets them.
+pub async fn remove_all(users: &Users, user: UserNo) -> Result<()> {
+    let done = {
+        let _lock = users.lock(user);
+        let mut write = users.store.write();
+        let closed = forget_all(&mut write, user, None)?;
+        users.commit(write, closed)
+    };
+    done.await
+}
+
+/// Forgets all devices of a user but one, within a `Write`; returns the tokens that end.
+pub(super) fn forget_all(write: &mut Write, user: UserNo, but: Option<&DeviceId>) -> Result<Vec<TokenKey>> {
+    let mut closed = Vec::new();
+    for ((_, id), _) in write.scan(DEVICES, &user)? {
+        if but.is_none_or(|but| but.as_str() != id) {
+            closed.extend(forget(write, user, &id)?);
+        }
+    }
+    Ok(closed)
+}
+
+/// Forgets a device within a `Write`: the one place where everything that belongs to a device goes.
+fn forget(write: &mut Write, user: UserNo, id: &str) -> Result<Vec<TokenKey>> {
+    let place = (user, id.to_owned());
+    let Some(mut row) = write.get(DEVICES, &place)? else { return Ok(vec![]) };
+    let closed = sessions::end(write, &mut row);
+    write.delete(DEVICES, &place);
+    write.delete(DEVICES_SEEN, &place);
+    Ok(closed)
+}

@@ -1,0 +1,99 @@
+//! A whole server in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use ingle::{
+    api,
+    app::{App, Ctx},
+    config::Config,
+    http::Http,
+    store::Position,
+    users::accounts::{self, NewAccount},
+};
+use serde_json::Value;
+
+use super::{Answer, User};
+
+/// A server. Clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    pub ctx: Ctx,
+    http: Arc<Http>,
+}
+
+/// A server on which anybody may make an account and nothing is limited.
+pub async fn server() -> Server {
+    Server::new(App::for_tests())
+}
+
+/// A server with something changed in its configuration.
+pub async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = Config::for_tests();
+    change(&mut config);
+    Server::new(App::with_config(config))
+}
+
+impl Server {
+    fn new(ctx: Ctx) -> Self {
+        Self { http: api::http(Arc::clone(&ctx)), ctx }
+    }
+
+    /// The same rows seen by a program that was started again.
+    pub fn restart(&self) -> Self {
+        let App { config, clock, chance, store, .. } = &*self.ctx;
+        Self::new(App::new((**config).clone(), clock.clone(), chance.clone(), store.clone()))
+    }
+
+    /// Somebody with an account, logged in on a device.
+    pub async fn with_user(&self, name: &str) -> User {
+        let id = accounts::new_id(&self.ctx.users, name).expect("a good name");
+        let account = NewAccount { password: Some(format!("{name}'s password")), ..Default::default() };
+        let made = accounts::create(&self.ctx.users, &id, account, Some(Default::default()), |_| Ok(()));
+        let login = made.await.expect("an account").expect("a login");
+        let user = User { server: self.clone(), id, device: login.device, token: login.access_token };
+        // The first request of a device leaves a trace of its own.
+        user.get("/_matrix/client/v3/account/whoami").await.ok();
+        user
+    }
+
+    /// Two people.
+    pub async fn with_users(&self, one: &str, two: &str) -> (User, User) {
+        (self.with_user(one).await, self.with_user(two).await)
+    }
+
+    /// Lets time pass.
+    pub fn later(&self, time: Duration) {
+        self.ctx.clock.advance(time);
+    }
+
+    /// Where the log ends. Two equal positions: nothing was written in between.
+    pub fn trace(&self) -> Position {
+        self.ctx.store.position()
+    }
+
+    /// Asks as nobody in particular.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, None, Bytes::new()).await
+    }
+
+    /// Posts as nobody in particular.
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.ask(Method::POST, path, None, body.to_string()).await
+    }
+
+    /// Any request with any body.
+    pub async fn ask(&self, method: Method, path: &str, token: Option<&str>, body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        self.send(request.body(body.into()).expect("a request")).await
+    }
+
+    /// Any request at all.
+    pub async fn send(&self, request: Request<Bytes>) -> Answer {
+        Answer::new(self.http.call(request).await)
+    }
+}

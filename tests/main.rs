@@ -1,0 +1,5 @@
+//! Scenes with a cast: the whole server in memory, asked through the same dispatch as from the network.
+
+mod client;
+mod harness;
+mod http;
