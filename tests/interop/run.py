@@ -18,6 +18,7 @@ from pathlib import Path
 from harness.stage import Stage
 from scenes.absence import absence
 from scenes.conversation import conversation
+from scenes.federation import federation
 from scenes.keys import keys
 from scenes.set_up import set_up
 
@@ -37,6 +38,7 @@ NOT_YET = {
     "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
     "js-nio-encrypted": (conversation, dict(ann="js", bob="nio", encrypted=True)),
     "keys": (keys, dict()),
+    "synapse": (federation, dict(ann="nio", bob="nio")),
 }
 
 

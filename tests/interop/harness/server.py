@@ -34,14 +34,16 @@ class Server:
 
     kind = "server"
 
-    def __init__(self, folder, authority=None, name="ingle.test", **options):
-        """`options` are the kind's own; `authority` is a `trustme.CA` shared by several servers."""
+    def __init__(self, folder, authority=None, federated=False, config=""):
+        """`authority` is a `trustme.CA` that several servers share; `config` goes into the file as it is."""
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.name = name
-        self.options = options
+        self.federated = federated
+        self.config = config
         self.process = None
         self.port, self.tls_port = free_port(), free_port()
+        # Others find a federated server by its name alone, without DNS.
+        self.name = f"localhost:{self.tls_port}" if federated else "ingle.test"
         self.authority = authority or trustme.CA()
         self.authority_file = folder / "ca.pem"
         self.authority.cert_pem.write_to_path(self.authority_file)
@@ -158,7 +160,7 @@ class Ingle(Server):
     kind = "ingle"
 
     def configure(self):
-        federation = self.options.get("federation", False)
+        federated = str(self.federated).lower()
         text = f"""
             server_name = "{self.name}"
             data_dir = "{self.folder / 'data'}"
@@ -181,14 +183,14 @@ class Ingle(Server):
             password_cost = "minimal"
 
             [federation]
-            enabled = {str(federation).lower()}
-            allow_private_addresses = {str(federation).lower()}
+            enabled = {federated}
+            allow_private_addresses = {federated}
 
             [limits]
             enabled = false
         """
         lines = [line.strip() for line in text.strip().splitlines()]
-        (self.folder / "ingle.toml").write_text("\n".join(lines) + "\n" + self.options.get("config", ""))
+        (self.folder / "ingle.toml").write_text("\n".join(lines) + "\n" + self.config)
 
     def command(self):
         return [os.environ["INGLE_BIN"], "serve", "--config", str(self.folder / "ingle.toml")]
@@ -207,15 +209,15 @@ class FreshIngle(Ingle):
         # Without a configuration it listens on this port; where that is taken, one line moves it.
         with socket.socket() as probe:
             taken = probe.connect_ex(("127.0.0.1", 8008)) == 0
-        self.config = None
+        self.config_file = None
         if taken:
-            self.config = self.folder / "ingle.toml"
-            self.config.write_text(f'[[listen]]\naddress = "127.0.0.1:{self.port}"\n')
+            self.config_file = self.folder / "ingle.toml"
+            self.config_file.write_text(f'[[listen]]\naddress = "127.0.0.1:{self.port}"\n')
         else:
             self.port = 8008
 
     def command(self):
-        return [os.environ["INGLE_BIN"], "serve", *(["--config", str(self.config)] if self.config else [])]
+        return [os.environ["INGLE_BIN"], "serve", *(["--config", str(self.config_file)] if self.config_file else [])]
 
     def environment(self):
         unset = {name: "" for name in os.environ if name.startswith("XDG_")}
