@@ -7,7 +7,7 @@
 //! Reading order: [`version`] (what differs between room versions), [`canonical`] (the JSON that is
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
 //! [`sign`], [`auth`] (is it allowed), [`visibility`], [`push`] and [`acl`] (who sees it, who is told, who may
-//! take part), [`graph`] (how events hang together).
+//! take part), [`graph`] (how events hang together), [`resolve`] (one state out of several).
 
 pub mod acl;
 pub mod auth;
@@ -19,6 +19,7 @@ pub mod graph;
 pub mod hash;
 pub mod push;
 pub mod redact;
+pub mod resolve;
 pub mod sign;
 #[cfg(test)]
 mod testing;

@@ -210,6 +210,26 @@ pub fn check_auth_events<'a>(
 /// key; it must find the create event in every room version, also where that is no auth event.
 /// Spec: server-server-api#authorisation-rules
 pub fn check(rules: &Rules, event: &Event, state: impl Fn(&str, &str) -> Option<Arc<Event>>) -> Result<(), Refusal> {
+    check_in(rules, event, &state, OnceCell::new())
+}
+
+/// As [`check`], with the state's power levels at hand: who checks many events against one state reads
+/// them once.
+pub fn check_with(
+    rules: &Rules,
+    event: &Event,
+    levels: Arc<PowerLevels>,
+    state: impl Fn(&str, &str) -> Option<Arc<Event>>,
+) -> Result<(), Refusal> {
+    check_in(rules, event, &state, OnceCell::from(levels))
+}
+
+fn check_in(
+    rules: &Rules,
+    event: &Event,
+    state: &dyn Fn(&str, &str) -> Option<Arc<Event>>,
+    levels: OnceCell<Arc<PowerLevels>>,
+) -> Result<(), Refusal> {
     if event.kind == "m.room.create" {
         return create::check(rules, event);
     }
@@ -220,7 +240,7 @@ pub fn check(rules: &Rules, event: &Event, state: impl Fn(&str, &str) -> Option<
     if create.server() != event.server() && !create::federates(&create) {
         return Err(Refusal::NotFederated);
     }
-    let room = Room { rules, create: &create, state: &state, levels: OnceCell::new() };
+    let room = Room { rules, create: &create, state, levels };
     match (&*event.kind, &event.state_key) {
         ("m.room.aliases", None) if rules.special_aliases => return Err(Refusal::NoStateKey),
         ("m.room.aliases", Some(server)) if rules.special_aliases => {
@@ -267,7 +287,7 @@ struct Room<'a> {
     rules: &'a Rules,
     create: &'a Event,
     state: &'a dyn Fn(&str, &str) -> Option<Arc<Event>>,
-    levels: OnceCell<PowerLevels>,
+    levels: OnceCell<Arc<PowerLevels>>,
 }
 
 impl Room<'_> {
@@ -278,7 +298,7 @@ impl Room<'_> {
     fn levels(&self) -> &PowerLevels {
         self.levels.get_or_init(|| {
             let event = self.event("m.room.power_levels", "");
-            PowerLevels::new(self.rules, Some(self.create), event.as_deref())
+            Arc::new(PowerLevels::new(self.rules, Some(self.create), event.as_deref()))
         })
     }
 
