@@ -1,5 +1,331 @@
 //! Other servers: how to reach them, and how both sides know each other by their keys.
 //!
-//! This layer knows nothing of rooms.
+//! [`Remote::ask`] sends one of ruma's federation requests, signed, and returns its answer. Servers that do
+//! not answer are left alone for a while ([`back_off`]). This layer knows nothing of rooms.
 
+pub mod back_off;
+pub mod discovery;
+pub mod guard;
+pub mod https;
+pub mod keys;
 pub mod own_key;
+pub mod tls;
+pub mod transport;
+pub mod x_matrix;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{
+        IncomingResponse, IncomingResponseExt, OutgoingRequest, auth_scheme::NoAuthentication,
+        error::FromHttpResponseError, path_builder::SinglePath,
+    },
+};
+
+use self::{
+    back_off::BackOff,
+    keys::Keys,
+    transport::{Failure, Outgoing, Transport},
+    x_matrix::Signed,
+};
+use crate::{
+    chance::Chance,
+    clock::Clock,
+    config::Config,
+    error::{Error, Result},
+    protocol::{
+        canonical::{self, Numbers},
+        sign::KeyPair,
+    },
+    store::Store,
+};
+
+/// How many bytes an answer may have, unless the caller says otherwise.
+const USUAL_LIMIT: usize = 10 * 1024 * 1024;
+/// How long an answer may take, unless the caller says otherwise.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything that talking to other servers needs.
+pub struct Remote {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub chance: Chance,
+    /// Where keys and back-off are kept.
+    pub store: Store,
+    /// The key of this server.
+    pub key: Arc<KeyPair>,
+    /// The keys of the others.
+    pub keys: Keys,
+    /// Who is being left alone.
+    pub back_off: BackOff,
+    transport: Arc<dyn Transport>,
+}
+
+/// Why another server's help is not to be had.
+#[derive(Debug)]
+pub enum RemoteError {
+    /// The server is being left alone until then (milliseconds since the epoch).
+    LeftAlone {
+        /// When it will be asked again.
+        until: u64,
+    },
+    /// There was no answer.
+    Failed(Failure),
+    /// The server refused.
+    Refused {
+        /// The status of its answer.
+        status: StatusCode,
+        /// The errcode, if it gave one.
+        errcode: String,
+        /// Its explanation.
+        message: String,
+        /// The whole body.
+        body: Bytes,
+    },
+    /// The answer makes no sense.
+    Nonsense(String),
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeftAlone { .. } => f.write_str("it did not answer lately and is asked again later"),
+            Self::Failed(failure) => failure.fmt(f),
+            Self::Refused { status, errcode, message, .. } => {
+                write!(f, "it says {} {errcode}: {message}", status.as_u16())
+            }
+            Self::Nonsense(what) => write!(f, "its answer makes no sense: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+/// How patient a request is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How many bytes the answer may have.
+    pub limit: usize,
+    /// Whether to ask even a server that is being left alone.
+    pub insist: bool,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { timeout: USUAL_TIMEOUT, limit: USUAL_LIMIT, insist: false }
+    }
+}
+
+impl Remote {
+    /// A way to other servers over `transport`.
+    pub fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        chance: Chance,
+        store: Store,
+        key: Arc<KeyPair>,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self> {
+        let back_off = BackOff::load(&store)?;
+        let keys = Keys::new(store.clone());
+        Ok(Self { config, clock, chance, store, key, keys, back_off, transport })
+    }
+
+    /// Sends a signed request.
+    pub async fn ask<R>(&self, to: &ServerName, request: R) -> Result<R::IncomingResponse, RemoteError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+    {
+        self.ask_with(to, request, Patience::default()).await
+    }
+
+    /// The same with a patience of the caller's own.
+    pub async fn ask_with<R>(
+        &self,
+        to: &ServerName,
+        request: R,
+        patience: Patience,
+    ) -> Result<R::IncomingResponse, RemoteError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+    {
+        let answer = self.exchange(to, request, patience, true).await?;
+        read::<R::IncomingResponse>(answer)
+    }
+
+    /// Sends a request that is not signed, such as the one for a server's keys.
+    pub async fn ask_unsigned<R>(&self, to: &ServerName, request: R, patience: Patience) -> Result<Bytes, RemoteError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath, Authentication = NoAuthentication>,
+    {
+        let answer = self.exchange(to, request, patience, false).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(answer.into_body()),
+            _ => Err(refused(&answer)),
+        }
+    }
+
+    /// Sends a request and returns the raw answer; for answers that are too large for a tree in memory.
+    pub async fn exchange<R>(
+        &self,
+        to: &ServerName,
+        request: R,
+        patience: Patience,
+        signed: bool,
+    ) -> Result<http::Response<Bytes>, RemoteError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+    {
+        use ruma::api::OutgoingBody;
+        let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(format!("our own request: {error}"));
+        let request = request.try_into_http_request_inner("", ()).map_err(|error| nonsense(&error))?;
+        let (parts, body) = request.into_parts();
+        let has_content = body.content_type().is_some();
+        let body: Vec<u8> = body.try_into_buf().map_err(|error| nonsense(&error.into()))?;
+        let uri = parts.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+        self.send(to, parts.method, uri, has_content.then_some(body), patience, signed).await
+    }
+
+    /// Sends any request with an optional JSON body.
+    pub async fn send(
+        &self,
+        to: &ServerName,
+        method: http::Method,
+        uri: String,
+        body: Option<Vec<u8>>,
+        patience: Patience,
+        signed: bool,
+    ) -> Result<http::Response<Bytes>, RemoteError> {
+        let now = self.clock.now();
+        if let Some(until) = self.back_off.until(to, now).filter(|_| !patience.insist) {
+            return Err(RemoteError::LeftAlone { until });
+        }
+        let mut headers = HeaderMap::new();
+        if body.is_some() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if signed {
+            headers.insert(header::AUTHORIZATION, self.signature(to, &method, &uri, body.as_deref())?);
+        }
+        let request = Outgoing {
+            destination: to.to_owned(),
+            method,
+            uri,
+            headers,
+            body: body.unwrap_or_default().into(),
+            timeout: patience.timeout,
+            limit: patience.limit,
+        };
+        match self.transport.send(request).await {
+            Ok(answer) => {
+                let busy = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+                self.note(to, !busy);
+                let mut response = http::Response::new(answer.body);
+                *response.status_mut() = answer.status;
+                *response.headers_mut() = answer.headers;
+                Ok(response)
+            }
+            Err(failure) => {
+                self.note(to, matches!(failure, Failure::TooLarge));
+                Err(RemoteError::Failed(failure))
+            }
+        }
+    }
+
+    /// Keeps the back-off. That it cannot be saved is no reason to fail the request.
+    fn note(&self, server: &ServerName, good: bool) {
+        let saved = match good {
+            true => self.back_off.answered(server),
+            false => {
+                let jitter = u64::from_le_bytes(self.chance.bytes());
+                self.back_off.failed(server, self.clock.now(), jitter)
+            }
+        };
+        if let Err(error) = saved {
+            tracing::warn!(%server, ?error, "cannot save whether {server} answers");
+        }
+    }
+
+    fn signature(
+        &self,
+        to: &ServerName,
+        method: &http::Method,
+        uri: &str,
+        body: Option<&[u8]>,
+    ) -> Result<HeaderValue, RemoteError> {
+        let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(format!("our own request: {error}"));
+        let content =
+            body.map(|body| canonical::parse(body, Numbers::Lax)).transpose().map_err(|error| nonsense(&error))?;
+        let header = Signed {
+            origin: &self.config.server_name,
+            destination: to,
+            method: method.as_str(),
+            uri,
+            content: content.as_ref(),
+        }
+        .header(&self.key);
+        HeaderValue::from_str(&header).map_err(|error| nonsense(&error))
+    }
+}
+
+/// Reads an answer as ruma's type.
+pub fn read<R: IncomingResponse>(answer: http::Response<Bytes>) -> Result<R, RemoteError> {
+    if answer.status().as_u16() >= 400 {
+        return Err(refused(&answer));
+    }
+    let (parts, body) = answer.into_parts();
+    R::try_from_http_response(http::Response::from_parts(parts, &body[..])).map_err(|error| match error {
+        FromHttpResponseError::Deserialization(error) => RemoteError::Nonsense(error.to_string()),
+        _ => RemoteError::Nonsense("an error with a good status".to_owned()),
+    })
+}
+
+fn refused(answer: &http::Response<Bytes>) -> RemoteError {
+    let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let text = |field: &str| body.get(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    RemoteError::Refused {
+        status: answer.status(),
+        errcode: text("errcode"),
+        message: text("error"),
+        body: answer.body().clone(),
+    }
+}
+
+impl RemoteError {
+    /// The error for a client whose wish depended on that server: its refusal is passed on.
+    pub fn for_client(self, server: &ServerName) -> Error {
+        match self {
+            Self::Refused { status, errcode, message, .. } if status.is_client_error() && !errcode.is_empty() => {
+                let status = if status == StatusCode::UNAUTHORIZED { StatusCode::FORBIDDEN } else { status };
+                Error::new(status, errcode, message)
+            }
+            error => {
+                Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("{server} cannot help at the moment: {error}"))
+            }
+        }
+    }
+}
+
+/// Whether a name is this server's own.
+pub fn is_own(config: &Config, server: &ServerName) -> bool {
+    *server == *config.server_name
+}
+
+/// Several servers that may know something, each once, without this server.
+pub fn candidates(config: &Config, servers: impl IntoIterator<Item = OwnedServerName>) -> Vec<OwnedServerName> {
+    let mut seen = Vec::new();
+    for server in servers {
+        if !is_own(config, &server) && !seen.contains(&server) {
+            seen.push(server);
+        }
+    }
+    seen
+}

@@ -5,6 +5,7 @@
 
 pub mod devices;
 pub mod events;
+pub mod federation;
 pub mod numbers;
 pub mod rooms;
 pub mod users;

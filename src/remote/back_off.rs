@@ -1,0 +1,107 @@
+//! How long to leave a server alone that did not answer.
+//!
+//! Shared by everybody who asks other servers, and remembered over restarts, so that a server that is gone
+//! costs nothing. One good answer, or any request from that server, ends it.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use ruma::ServerName;
+
+use crate::{
+    error::Result,
+    store::{
+        Store,
+        schema::federation::{BACK_OFF, BackOffRow},
+    },
+};
+
+/// The first pause, in milliseconds.
+const FIRST: u64 = 5_000;
+/// The longest pause, in milliseconds.
+const LONGEST: u64 = 6 * 3_600_000;
+/// How many servers are remembered at once; beyond that a failure is not noted.
+const MOST_SERVERS: usize = 20_000;
+
+/// Which servers are being left alone.
+pub struct BackOff {
+    store: Store,
+    rows: Mutex<HashMap<String, BackOffRow>>,
+}
+
+impl BackOff {
+    /// As it was when the server last ran.
+    pub fn load(store: &Store) -> Result<Self> {
+        let rows = store.scan(BACK_OFF, &()).take(MOST_SERVERS).collect::<Result<_, _>>()?;
+        Ok(Self { store: store.clone(), rows: Mutex::new(rows) })
+    }
+
+    /// When to ask a server again, if not now. Times are milliseconds since the epoch.
+    pub fn until(&self, server: &ServerName, now: u64) -> Option<u64> {
+        self.rows.lock().get(server.as_str()).map(|row| row.retry).filter(|retry| *retry > now)
+    }
+
+    /// Notes that a server did not answer. `jitter` is any random number: not everybody comes back at once.
+    pub fn failed(&self, server: &ServerName, now: u64, jitter: u64) -> Result<()> {
+        let mut rows = self.rows.lock();
+        if rows.len() >= MOST_SERVERS && !rows.contains_key(server.as_str()) {
+            return Ok(());
+        }
+        let row = rows.entry(server.as_str().to_owned()).or_insert(BackOffRow { since: now, failures: 0, retry: 0 });
+        // Requests that failed together count once.
+        if row.retry > now {
+            return Ok(());
+        }
+        row.failures = row.failures.saturating_add(1);
+        row.retry = now + pause(row.failures, jitter);
+        let mut write = self.store.write();
+        write.put(BACK_OFF, &server.as_str().to_owned(), row);
+        drop(write.commit()?);
+        Ok(())
+    }
+
+    /// Notes that a server is there.
+    pub fn answered(&self, server: &ServerName) -> Result<()> {
+        let mut rows = self.rows.lock();
+        if rows.remove(server.as_str()).is_some() {
+            let mut write = self.store.write();
+            write.delete(BACK_OFF, &server.as_str().to_owned());
+            drop(write.commit()?);
+        }
+        Ok(())
+    }
+}
+
+/// The pause after this many failures in a row, in milliseconds: doubled each time, give or take a tenth.
+fn pause(failures: u32, jitter: u64) -> u64 {
+    let pause = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(LONGEST);
+    pause - pause / 10 + jitter % (pause / 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::server_name;
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end() {
+        assert!((4_500..5_500).contains(&pause(1, 777)));
+        assert!((9_000..11_000).contains(&pause(2, 777)));
+        assert!(pause(1_000, u64::MAX) <= LONGEST + LONGEST / 10);
+    }
+
+    #[test]
+    fn a_silent_server_is_left_alone_also_after_a_restart() {
+        let store = Store::in_memory();
+        let server = server_name!("gone.example");
+        let back_off = BackOff::load(&store).unwrap();
+        back_off.failed(server, 1_000, 0).unwrap();
+        let until = back_off.until(server, 1_000).unwrap();
+        let back_off = BackOff::load(&store).unwrap();
+        assert_eq!(back_off.until(server, 1_000), Some(until));
+        assert_eq!(back_off.until(server, until), None);
+        back_off.answered(server).unwrap();
+        assert_eq!(BackOff::load(&store).unwrap().until(server, 1_000), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! The keys with which other servers sign, fetched from them, verified, and kept.
+//!
+//! A key is believed for at most seven days after it was fetched, however long its server vouches for it.
+//! Keys that a server has given up still verify its old events. When a server is silent, the notaries of the
+//! configuration are asked.
+//!
+//! Spec: server-server-api#retrieving-server-keys
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use ruma::{
+    OwnedServerName, ServerName,
+    api::federation::discovery::{get_remote_server_keys, get_server_keys},
+};
+use serde::Deserialize;
+
+use super::{Patience, Remote, RemoteError};
+use crate::{
+    error::Result,
+    protocol::{
+        canonical::{self, Numbers, Object},
+        sign::{PublicKey, verify_json},
+    },
+    store::{
+        Store,
+        schema::federation::{SERVER_KEYS, ServerKeyRow},
+    },
+};
+
+/// The longest time for which an answer about keys is believed, in milliseconds.
+const LONGEST_VALIDITY: u64 = 7 * 24 * 3_600_000;
+/// How many keys one server may have.
+const MOST_KEYS: usize = 50;
+/// How many keys stay in memory.
+const IN_MEMORY: usize = 2_000;
+
+/// The keys that are known.
+pub struct Keys {
+    store: Store,
+    cache: Cache<(String, String), ServerKeyRow>,
+    /// Servers that are being asked: whoever wants the same waits instead of asking again.
+    asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What a server says about its keys. Spec: server-server-api#get_matrixkeyv2server
+#[derive(Debug, Deserialize)]
+struct Statement {
+    server_name: OwnedServerName,
+    valid_until_ts: u64,
+    verify_keys: BTreeMap<String, VerifyKey>,
+    #[serde(default)]
+    old_verify_keys: BTreeMap<String, OldKey>,
+}
+
+#[derive(Debug, Deserialize)]
+struct VerifyKey {
+    key: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct OldKey {
+    key: String,
+    expired_ts: u64,
+}
+
+/// For what a key must be valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request, or anything else that happens now (milliseconds since the epoch).
+    Now(u64),
+    /// An event that was sent then, in a room whose version looks at the validity of keys.
+    Event(u64),
+    /// An event in a room whose version does not.
+    AnyTime,
+}
+
+impl Keys {
+    /// What the store has.
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, cache: Cache::new(IN_MEMORY), asking: Mutex::default() }
+    }
+
+    /// A key that is known and fit for the purpose.
+    pub fn known(&self, server: &ServerName, key_id: &str, purpose: Purpose) -> Option<PublicKey> {
+        let at = (server.as_str().to_owned(), key_id.to_owned());
+        let row = match self.cache.get(&at) {
+            Some(row) => row,
+            None => {
+                let row = self.store.get(SERVER_KEYS, &at).ok().flatten()?;
+                self.cache.insert(at, row.clone());
+                row
+            }
+        };
+        let fit = match purpose {
+            Purpose::Now(now) => !row.old && row.valid_until >= now,
+            Purpose::Event(sent) => row.valid_until >= sent,
+            Purpose::AnyTime => true,
+        };
+        fit.then(|| PublicKey::from_base64(&row.key)).flatten()
+    }
+
+    /// Keeps what a server says of its keys.
+    fn keep(&self, statement: &Statement, now: u64) -> Result<()> {
+        let believed = statement.valid_until_ts.min(now + LONGEST_VALIDITY);
+        let mut write = self.store.write();
+        let current = statement.verify_keys.iter().map(|(id, key)| (id, &key.key, believed, false));
+        let old = statement.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts, true));
+        for (id, key, valid_until, old) in current.chain(old).take(MOST_KEYS) {
+            let at = (statement.server_name.as_str().to_owned(), id.clone());
+            let row = ServerKeyRow { key: key.clone(), valid_until, old };
+            write.put(SERVER_KEYS, &at, &row);
+            self.cache.insert(at, row);
+        }
+        drop(write.commit()?);
+        Ok(())
+    }
+
+    fn asking(&self, server: &ServerName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut asking = self.asking.lock();
+        asking.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(asking.entry(server.to_owned()).or_default())
+    }
+}
+
+impl Remote {
+    /// A key of a server, from memory or from the network.
+    pub async fn key_of(&self, server: &ServerName, key_id: &str, purpose: Purpose) -> Option<PublicKey> {
+        if *server == *self.config.server_name {
+            return (self.key.id() == key_id).then(|| self.key.public());
+        }
+        if let Some(key) = self.keys.known(server, key_id, purpose) {
+            return Some(key);
+        }
+        self.fetch_keys(server, key_id, purpose).await;
+        self.keys.known(server, key_id, purpose)
+    }
+
+    /// Makes sure, as far as possible, that all these keys are known; servers are asked at the same time.
+    pub async fn prepare_keys(&self, wanted: impl IntoIterator<Item = (OwnedServerName, String, Purpose)>) {
+        let mut servers: BTreeMap<OwnedServerName, (String, Purpose)> = BTreeMap::new();
+        for (server, key_id, purpose) in wanted {
+            let own = *server == *self.config.server_name;
+            if !own && self.keys.known(&server, &key_id, purpose).is_none() {
+                servers.insert(server, (key_id, purpose));
+            }
+        }
+        let servers: Vec<_> = servers.into_iter().collect();
+        for some in servers.chunks(50) {
+            join_all(some.iter().map(|(server, (key_id, purpose))| self.fetch_keys(server, key_id, *purpose))).await;
+        }
+    }
+
+    async fn fetch_keys(&self, server: &ServerName, key_id: &str, purpose: Purpose) {
+        let asking = self.keys.asking(server);
+        let _alone = asking.lock().await;
+        if self.keys.known(server, key_id, purpose).is_some() {
+            return;
+        }
+        if let Err(error) = self.ask_server(server).await {
+            tracing::debug!(%server, %error, "no keys from the server itself");
+        }
+        for notary in &self.config.federation.trusted_key_servers {
+            if self.keys.known(server, key_id, purpose).is_some() || notary == server {
+                return;
+            }
+            if let Err(error) = self.ask_notary(notary, server).await {
+                tracing::debug!(%server, %notary, %error, "no keys from the notary");
+            }
+        }
+    }
+
+    async fn ask_server(&self, server: &ServerName) -> Result<(), RemoteError> {
+        let patience = Patience { timeout: Duration::from_secs(10), limit: 256 * 1024, insist: false };
+        let body = self.ask_unsigned(server, get_server_keys::v2::Request::new(), patience).await?;
+        let object = canonical::parse_object(&body, Numbers::Lax).map_err(nonsense)?;
+        self.believe(server, &object)
+    }
+
+    async fn ask_notary(&self, notary: &ServerName, server: &ServerName) -> Result<(), RemoteError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            server_keys: Vec<Object>,
+        }
+        let patience = Patience { timeout: Duration::from_secs(10), limit: 1024 * 1024, insist: false };
+        let now = self.clock.timestamp();
+        let request = get_remote_server_keys::v2::Request::new(server.to_owned(), now);
+        let body = self.ask_unsigned(notary, request, patience).await?;
+        let answer = canonical::parse(&body, Numbers::Lax).map_err(nonsense)?;
+        let answer: Answer = canonical::from_value(&answer).map_err(nonsense)?;
+        for object in answer.server_keys.iter().take(MOST_KEYS) {
+            let notary_key = |key_id: &str| self.keys.known(notary, key_id, Purpose::Now(self.clock.now()));
+            let vouched = verify_json(object, notary.as_str(), notary_key).is_ok();
+            if !vouched {
+                self.ask_server(notary).await?;
+                verify_json(object, notary.as_str(), notary_key).map_err(nonsense)?;
+            }
+            self.believe(server, object)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what a server says of its keys if it has signed that with each of them.
+    fn believe(&self, server: &ServerName, object: &Object) -> Result<(), RemoteError> {
+        let value = canonical::Value::Object(object.clone());
+        let statement: Statement = canonical::from_value(&value).map_err(nonsense)?;
+        if statement.server_name != *server {
+            return Err(RemoteError::Nonsense(format!("it speaks for {}", statement.server_name)));
+        }
+        for (key_id, key) in statement.verify_keys.iter().filter(|(id, _)| id.starts_with("ed25519:")) {
+            let public = PublicKey::from_base64(&key.key);
+            let only = |id: &str| public.clone().filter(|_| id == key_id);
+            verify_json(object, server.as_str(), only).map_err(nonsense)?;
+        }
+        self.keys.keep(&statement, self.clock.now()).map_err(|error| RemoteError::Nonsense(error.to_string()))
+    }
+}
+
+fn nonsense(error: impl std::fmt::Display) -> RemoteError {
+    RemoteError::Nonsense(error.to_string())
+}

@@ -1,0 +1,81 @@
+//! One request to one server, by its name: over HTTPS, or in memory for tests.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use ruma::OwnedServerName;
+
+/// A request to another server.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The server's name; how to get there is the transport's to find out.
+    pub destination: OwnedServerName,
+    /// The method.
+    pub method: http::Method,
+    /// Path and query.
+    pub uri: String,
+    /// The headers; `Authorization` is among them if the request is signed.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How many bytes the answer may have.
+    pub limit: usize,
+}
+
+/// What the other server said.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, no longer than the request's limit.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The server cannot be reached, or broke off.
+    Unreachable(String),
+    /// It took too long.
+    TimedOut,
+    /// The answer is larger than the request's limit.
+    TooLarge,
+    /// The name leads to an address that this server may not connect to.
+    Forbidden(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "it cannot be reached: {why}"),
+            Self::TimedOut => f.write_str("it took too long to answer"),
+            Self::TooLarge => f.write_str("its answer is too large"),
+            Self::Forbidden(why) => write!(f, "this server may not connect to it: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The future of an answer.
+pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
+
+/// A way to other servers.
+pub trait Transport: Send + Sync {
+    /// Sends a request and reads the whole answer.
+    fn send(&self, request: Outgoing) -> Exchange<'_>;
+}
+
+/// No way to anybody: for a server without federation.
+pub struct Island;
+
+impl Transport for Island {
+    fn send(&self, _: Outgoing) -> Exchange<'_> {
+        Box::pin(async { Err(Failure::Forbidden("federation is switched off".to_owned())) })
+    }
+}
