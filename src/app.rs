@@ -4,7 +4,23 @@
 
 use std::sync::Arc;
 
-use crate::{chance::Chance, clock::Clock, config::Config, store::Store, users::Users};
+use crate::{
+    chance::Chance,
+    clock::Clock,
+    config::Config,
+    error::Result,
+    protocol::sign::KeyPair,
+    remote::{
+        Remote,
+        transport::{Island, Transport},
+    },
+    rooms::Rooms,
+    store::Store,
+    users::Users,
+};
+
+/// How much memory the room core's caches have unless the budget says otherwise, in bytes.
+const ROOM_CACHE: u64 = 16 * 1024 * 1024;
 
 /// The running server, as handlers see it.
 pub struct App {
@@ -18,17 +34,37 @@ pub struct App {
     pub store: Store,
     /// The accounts of this server.
     pub users: Users,
+    /// Other servers.
+    pub remote: Arc<Remote>,
+    /// The rooms.
+    pub rooms: Rooms,
 }
 
 /// What every handler gets first.
 pub type Ctx = Arc<App>;
 
 impl App {
-    /// The server over this store.
-    pub fn new(config: Config, clock: Clock, chance: Chance, store: Store) -> Ctx {
-        let config = Arc::new(config);
+    /// The server over this store, which signs with `key` and reaches others over `transport`.
+    pub fn new(
+        config: Config,
+        clock: Clock,
+        chance: Chance,
+        store: Store,
+        key: KeyPair,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Ctx> {
+        let (config, key) = (Arc::new(config), Arc::new(key));
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
-        Arc::new(Self { config, clock, chance, store, users })
+        let remote = Remote::new(
+            Arc::clone(&config),
+            clock.clone(),
+            chance.clone(),
+            store.clone(),
+            Arc::clone(&key),
+            transport,
+        )?;
+        let rooms = Rooms::new(store.clone(), clock.clone(), Arc::clone(&config), users.clone(), key, ROOM_CACHE);
+        Ok(Arc::new(Self { config, clock, chance, store, users, remote: Arc::new(remote), rooms }))
     }
 
     /// A server for tests: everything in memory, a clock that the test turns, the same secrets each time.
@@ -39,6 +75,11 @@ impl App {
     /// The same with a configuration of the test's own.
     pub fn with_config(config: Config) -> Ctx {
         // Some day in 2026.
-        Self::new(config, Clock::by_hand(1_782_000_000_000), Chance::seeded(7), Store::in_memory())
+        let clock = Clock::by_hand(1_782_000_000_000);
+        let key = KeyPair::from_seed(&[7; 32], "test");
+        match Self::new(config, clock, Chance::seeded(7), Store::in_memory(), key, Arc::new(Island)) {
+            Ok(app) => app,
+            Err(error) => unreachable!("an empty store in memory holds nothing that can be wrong: {error:?}"),
+        }
     }
 }

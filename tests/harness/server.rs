@@ -9,6 +9,8 @@ use ingle::{
     app::{App, Ctx},
     config::Config,
     http::Http,
+    protocol::sign::KeyPair,
+    remote::transport::Island,
     store::Position,
     users::accounts::{self, NewAccount},
 };
@@ -43,7 +45,9 @@ impl Server {
     /// The same rows seen by a program that was started again.
     pub fn restart(&self) -> Self {
         let App { config, clock, chance, store, .. } = &*self.ctx;
-        Self::new(App::new((**config).clone(), clock.clone(), chance.clone(), store.clone()))
+        let key = KeyPair::from_seed(&[7; 32], "test");
+        let (config, clock, chance, store) = ((**config).clone(), clock.clone(), chance.clone(), store.clone());
+        Self::new(App::new(config, clock, chance, store, key, Arc::new(Island)).expect("the rows are good"))
     }
 
     /// Somebody with an account, logged in on a device.
