@@ -146,21 +146,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<crate::store::StoreError> for Error {
-    fn from(error: crate::store::StoreError) -> Self {
-        use crate::store::StoreError;
-        match &error {
-            StoreError::ReadOnly(why) => {
-                let message = format!("this server cannot save anything at the moment: {why}");
-                let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message);
-                answer.cause = Some(error.into());
-                answer
-            }
-            _ => Self::internal(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
@@ -46,6 +47,7 @@ pub use self::{
     table::Table,
     write::{Slot, Ticket, Write},
 };
+use crate::error::Error;
 
 /// What can go wrong with the store.
 #[derive(Debug, Clone)]
@@ -78,6 +80,20 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::ReadOnly(why) => {
+                let message = format!("this server cannot save anything at the moment: {why}");
+                let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message);
+                answer.cause = Some(error.into());
+                answer
+            }
+            _ => Self::internal(error),
+        }
+    }
+}
 
 /// The store. Cheap to clone; the last clone that goes saves everything and lets the folder go.
 #[derive(Clone)]
