@@ -11,5 +11,6 @@ pub mod limits;
 pub mod protocol;
 pub mod remote;
 pub mod rooms;
+pub mod server;
 pub mod store;
 pub mod users;

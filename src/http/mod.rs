@@ -45,13 +45,12 @@ pub struct Peer {
 }
 
 /// The service for the accept loop: one filter that matches everything.
-pub fn service(
+pub fn service<B>(
     http: Arc<Http>,
-) -> impl Service<http::Request<hyper::body::Incoming>, Response = Response, Error = Infallible, Future: Send>
-+ Clone
-+ Send
-+ Sync
-+ 'static {
+) -> impl Service<http::Request<B>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+where
+    B: hyper::body::Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Sync + 'static,
+{
     // `query::raw` rejects a request that has none.
     let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
     let filter = warp::any()
