@@ -206,15 +206,13 @@ impl<'a> Deciding<'a> {
         let before = self.head.state.clone();
         let mut after = before.clone();
         let mut replaces = None;
-        let mut change = None;
         if let Some((kind, state_key)) = event.key() {
             let key = numbers::state_key(&mut self.write, kind, state_key)?;
             replaces = before.get(key);
             after = before.derive(&mut self.write, &[(key, Some(number))])?;
-            change = Some(key);
         }
         let event = Arc::new(event);
-        let known = Arc::new(Known {
+        let known = self.record(Known {
             number,
             room: self.room.number,
             event: Arc::clone(&event),
@@ -223,25 +221,41 @@ impl<'a> Deciding<'a> {
             replaces,
             redacted_by: None,
         });
-        self.added.push(Arc::clone(&known));
-        self.put_event(&known);
         self.head.extremities = vec![(number, event.event_id.clone())];
         self.head.depth = event.depth;
-        self.head.state = after;
-        let slot = self.write.slot();
-        if let Some(key) = change {
-            self.change_state(slot, key, replaces, Some(number))?;
-        }
-        self.project(&known, &before, slot)?;
-        redaction::apply(self, &known)?;
+        self.enter(&known, &before, after)?;
         Ok(event)
+    }
+
+    /// Writes an event's row.
+    pub(super) fn record(&mut self, known: Known) -> Arc<Known> {
+        let known = Arc::new(known);
+        self.put_event(&known);
+        self.added.push(Arc::clone(&known));
+        known
+    }
+
+    /// An accepted event gets its place in the log, the room its new state, and both their projections.
+    pub(super) fn enter(&mut self, known: &Arc<Known>, before: &State, state: State) -> Result<()> {
+        let slot = self.write.slot();
+        let changes = self.head.state.diff(&state);
+        self.head.state = state;
+        for (key, old, new) in changes {
+            self.change_state(slot, key, old, new)?;
+        }
+        self.project(known, before, slot)?;
+        redaction::apply(self, known)
+    }
+
+    /// The end of the room, to be changed.
+    pub(super) fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
     }
 
     /// Writes an event again, as it is from now on.
     pub(super) fn replace(&mut self, known: Known) {
-        self.put_event(&known);
         self.added.retain(|added| added.number != known.number);
-        self.added.push(Arc::new(known));
+        self.record(known);
     }
 
     fn put_event(&mut self, known: &Known) {
@@ -310,6 +324,9 @@ impl<'a> Deciding<'a> {
         self.write.touch(self.room.number);
         for user in &self.head.locals {
             self.write.wake(*user);
+        }
+        for local in self.guard.locals.iter().filter(|user| !self.head.locals.contains(*user)) {
+            self.write.wake(*local);
         }
         let ticket = self.write.commit()?;
         self.rooms.cache.keep_events(self.added);

@@ -12,6 +12,7 @@ pub mod append;
 pub mod cache;
 pub mod create;
 pub mod ephemeral;
+pub mod forks;
 pub mod history;
 pub mod membership;
 pub mod projections;

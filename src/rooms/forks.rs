@@ -1,0 +1,201 @@
+//! States where the room has more than one end, and events that other servers have added.
+//!
+//! An event from elsewhere may build on any known event. The state before it is resolved from the states
+//! after the events that it names; the room's current state is resolved from those after all extremities.
+//! Resolution is heavy: whoever calls this runs on a thread that may block.
+//!
+//! Spec: server-server-api#room-state-resolution
+
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+
+use ruma::EventId;
+
+use super::{
+    append::Deciding,
+    cache::Known,
+    state::{Change, State},
+};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        event::Event,
+        resolve::{Lookup, StateMap, resolve},
+    },
+    store::schema::{
+        EventNo, RoomNo, StateKeyNo,
+        events::Standing,
+        numbers::{self, EVENT_NUMBERS, STATE_KEYS},
+    },
+};
+
+impl Deciding<'_> {
+    /// The state after an event of this room's graph, saved.
+    pub fn state_after(&mut self, known: &Known) -> Result<State> {
+        let before = known
+            .before
+            .ok_or_else(|| Error::internal(format!("the state at {} is not known", known.event.event_id)))?;
+        let before = self.rooms.state_in(&self.write, before)?;
+        match known.event.key() {
+            Some((kind, state_key)) if known.standing != Standing::Rejected => {
+                let key = numbers::state_key(&mut self.write, kind, state_key)?;
+                before.derive(&mut self.write, &[(key, Some(known.number))])
+            }
+            _ => Ok(before),
+        }
+    }
+
+    /// One state out of several, saved.
+    pub fn resolve(&mut self, states: &[State]) -> Result<State> {
+        let Some(first) = states.first() else { return Ok(State::default()) };
+        if states.iter().all(|state| state == first || state.diff(first).is_empty()) {
+            return Ok(first.clone());
+        }
+        let mut keys = BTreeMap::new();
+        let mut maps = Vec::new();
+        for state in states {
+            maps.push(self.named(state, &mut keys)?);
+        }
+        let failed = Cell::new(None);
+        let find = |id: &EventId| match self.by_id(id) {
+            Ok(known) => known,
+            Err(error) => {
+                failed.set(Some(error));
+                None
+            }
+        };
+        let lookup = Lookup {
+            event: &|id| find(id).map(|known| Arc::clone(&known.event)),
+            rejected: &|id| find(id).is_some_and(|known| known.standing == Standing::Rejected),
+        };
+        let resolved = resolve(self.room.rules, &maps.iter().collect::<Vec<_>>(), &lookup);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        let resolved = resolved.map_err(Error::internal)?;
+        let changes = self.changes_to(first, &resolved, &keys)?;
+        first.derive(&mut self.write, &changes)
+    }
+
+    /// A state by names instead of numbers; `keys` collects which is which.
+    fn named(&self, state: &State, keys: &mut BTreeMap<(String, String), StateKeyNo>) -> Result<StateMap> {
+        let mut map = StateMap::new();
+        for (key, number) in state.iter() {
+            let name = self.write.get(STATE_KEYS, &key)?;
+            let name = name.ok_or_else(|| Error::internal(format!("state key {key} is missing")))?;
+            keys.insert(name.clone(), key);
+            map.insert(name, self.known(number)?.event.event_id.clone());
+        }
+        Ok(map)
+    }
+
+    fn changes_to(
+        &self,
+        from: &State,
+        resolved: &StateMap,
+        keys: &BTreeMap<(String, String), StateKeyNo>,
+    ) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for (name, key) in keys {
+            let event = match resolved.get(name) {
+                Some(id) => self.write.get(EVENT_NUMBERS, &id.as_str().to_owned())?,
+                None => None,
+            };
+            if from.get(*key) != event {
+                changes.push((*key, event));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// A whole state out of events that are known, saved as a difference from the current one.
+    pub fn state_of(&mut self, events: &[EventNo]) -> Result<State> {
+        let mut changes: BTreeMap<StateKeyNo, Option<EventNo>> =
+            self.head().state.iter().map(|(key, _)| (key, None)).collect();
+        for number in events {
+            let known = self.known(*number)?;
+            let Some((kind, state_key)) = known.event.key() else { continue };
+            let key = numbers::state_key(&mut self.write, kind, state_key)?;
+            changes.insert(key, Some(*number));
+        }
+        let base = self.head().state.clone();
+        base.derive(&mut self.write, &changes.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Keeps an event without giving it a place in the room: part of a state, or of an auth chain.
+    pub fn keep(&mut self, event: &Arc<Event>, standing: Standing) -> Result<EventNo> {
+        if let Some(known) = self.by_id(&event.event_id)? {
+            return Ok(known.number);
+        }
+        let number = numbers::event(&mut self.write, &event.event_id)?;
+        self.record(Known {
+            number,
+            room: self.room.number,
+            event: Arc::clone(event),
+            standing,
+            before: None,
+            replaces: None,
+            redacted_by: None,
+        });
+        Ok(number)
+    }
+
+    /// Gives an event from elsewhere its place on top of the events that it names, and the room the state
+    /// that follows. A soft-failed or rejected event is kept beside the room: it does not become an end of it.
+    pub fn accept(&mut self, event: &Arc<Event>, before: &State, standing: Standing) -> Result<Arc<Known>> {
+        let number = match self.by_id(&event.event_id)? {
+            Some(known) if known.standing != Standing::Outlier => return Ok(known),
+            Some(known) => known.number,
+            None => numbers::event(&mut self.write, &event.event_id)?,
+        };
+        let key = match event.key() {
+            Some((kind, state_key)) => Some(numbers::state_key(&mut self.write, kind, state_key)?),
+            None => None,
+        };
+        let known = self.record(Known {
+            number,
+            room: self.room.number,
+            event: Arc::clone(event),
+            standing,
+            before: Some(before.number),
+            replaces: key.and_then(|key| before.get(key)),
+            redacted_by: None,
+        });
+        if standing != Standing::Accepted {
+            return Ok(known);
+        }
+        self.advance(&known)?;
+        let state = self.state_of_extremities()?;
+        self.enter(&known, before, state)?;
+        Ok(known)
+    }
+
+    /// The event becomes an end of the room, in place of those that it names.
+    fn advance(&mut self, known: &Arc<Known>) -> Result<()> {
+        let event = &known.event;
+        let head = self.head_mut();
+        head.extremities.retain(|(_, id)| !event.prev_events.contains(id));
+        head.extremities.push((known.number, event.event_id.clone()));
+        head.depth = head.depth.max(event.depth);
+        Ok(())
+    }
+
+    fn state_of_extremities(&mut self) -> Result<State> {
+        let mut states = Vec::new();
+        for (number, _) in self.head().extremities.clone() {
+            let known = self.known(number)?;
+            states.push(self.state_after(&known)?);
+        }
+        self.resolve(&states)
+    }
+}
+
+/// Which servers have joined users in a room, by the published rows.
+pub fn servers(rooms: &super::Rooms, room: RoomNo) -> Result<Vec<ruma::OwnedServerName>> {
+    use crate::store::schema::rooms::ROOM_SERVERS;
+    let rows = rooms.store.scan(ROOM_SERVERS, &(room,));
+    rows.filter_map(|row| match row {
+        Ok(((_, server), _)) => ruma::OwnedServerName::try_from(server).ok().map(Ok),
+        Err(error) => Some(Err(error.into())),
+    })
+    .collect()
+}
