@@ -50,15 +50,23 @@ pub fn missing_previous<'a>(
 /// The events in an order in which each comes after its previous ones; of those that could come next,
 /// the one with the least depth, time and ID. Events in or behind a cycle are left out.
 pub fn topological_order(events: &[Arc<Event>]) -> Vec<Arc<Event>> {
-    order_by(events, |event| &event.prev_events)
+    order_by(events, |event| event.prev_events.iter())
 }
 
 /// The events in an order in which each comes after its auth events, as [`topological_order`] does it.
 pub fn auth_order(events: &[Arc<Event>]) -> Vec<Arc<Event>> {
-    order_by(events, |event| &event.auth_events)
+    order_by(events, |event| event.auth_events.iter())
 }
 
-fn order_by(events: &[Arc<Event>], edges: impl Fn(&Event) -> &[OwnedEventId]) -> Vec<Arc<Event>> {
+/// The events in an order in which each comes after its previous and its auth events.
+pub fn causal_order(events: &[Arc<Event>]) -> Vec<Arc<Event>> {
+    order_by(events, |event| event.prev_events.iter().chain(&event.auth_events))
+}
+
+fn order_by<'e, I: Iterator<Item = &'e OwnedEventId>>(
+    events: &'e [Arc<Event>],
+    edges: impl Fn(&'e Event) -> I,
+) -> Vec<Arc<Event>> {
     let index: HashMap<&EventId, usize> =
         events.iter().enumerate().map(|(index, event)| (&*event.event_id, index)).collect();
     let mut waits_for = vec![0; events.len()];
@@ -69,7 +77,7 @@ fn order_by(events: &[Arc<Event>], edges: impl Fn(&Event) -> &[OwnedEventId]) ->
             waits_for[at] = usize::MAX;
             continue;
         }
-        let parents: HashSet<usize> = edges(event).iter().filter_map(|id| index.get(&**id).copied()).collect();
+        let parents: HashSet<usize> = edges(event).filter_map(|id| index.get(&**id).copied()).collect();
         waits_for[at] = parents.len();
         for parent in parents {
             followers[parent].push(at);

@@ -7,7 +7,8 @@
 //! Reading order: [`version`] (what differs between room versions), [`canonical`] (the JSON that is
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
 //! [`sign`], [`auth`] (is it allowed), [`visibility`], [`push`] and [`acl`] (who sees it, who is told, who may
-//! take part), [`graph`] (how events hang together), [`resolve`] (one state out of several).
+//! take part), [`graph`] (how events hang together), [`resolve`] (one state out of several),
+//! [`intake`] (what becomes of an event from elsewhere).
 
 pub mod acl;
 pub mod auth;
@@ -17,6 +18,7 @@ pub mod event;
 pub mod glob;
 pub mod graph;
 pub mod hash;
+pub mod intake;
 pub mod push;
 pub mod redact;
 pub mod resolve;

@@ -53,6 +53,9 @@ pub enum Refusal {
         event_id: OwnedEventId,
     },
 
+    /// It was rejected when it came in as an auth event, or in a state.
+    RejectedBefore,
+
     NoStateKey,
     NoMembership,
     UnknownMembership {
@@ -129,6 +132,7 @@ impl fmt::Display for Refusal {
             }
             Self::RejectedAuthEvent { event_id } => write!(f, "the auth event {event_id} was itself rejected"),
             Self::AuthEventOfAnotherRoom { event_id } => write!(f, "the auth event {event_id} is of another room"),
+            Self::RejectedBefore => f.write_str("the event was rejected before"),
             Self::NoStateKey => f.write_str("this event type needs a state_key"),
             Self::NoMembership => f.write_str("the content must have a membership"),
             Self::UnknownMembership { membership } => {

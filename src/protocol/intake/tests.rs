@@ -1,0 +1,391 @@
+//! Rooms as text again: a server knows the first part, and an event of the rest comes in.
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::protocol::{
+    canonical::{Numbers, Value, parse_object},
+    compose::Draft,
+    sign::{KeyPair, add_signature},
+    testing::{Graph, State, id},
+    version::by_name,
+};
+
+/// A room of Ann's in which Bob is a moderator and Cat a member.
+const ROOM: &str = "
+    create @ann create
+    ann    @ann member ann join
+    pl     @ann power_levels bob=50
+    rules  @ann join_rules public
+    bob    @bob member bob join
+    cat    @cat member cat join
+";
+
+fn ids(state: &State) -> StateMap {
+    state.iter().map(|(key, name)| (key.clone(), id(name))).collect()
+}
+
+fn name(id: &EventId) -> &str {
+    &id.as_str()[1..]
+}
+
+fn merge(graph: &Graph, states: &[State]) -> State {
+    let states: Vec<StateMap> = states.iter().map(ids).collect();
+    let lookup = Lookup { event: &|id| graph.events.get(name(id)).cloned(), rejected: &|_| false };
+    let resolved = resolve::resolve(graph.rules, &states.iter().collect::<Vec<_>>(), &lookup).unwrap();
+    resolved.into_iter().map(|(key, id)| (key, name(&id).to_owned())).collect()
+}
+
+/// A server that has some events of a room.
+struct Server<'a> {
+    graph: &'a Graph,
+    has: Vec<&'a str>,
+    outliers: Vec<&'a str>,
+    rejected: Vec<&'a str>,
+}
+
+impl Server<'_> {
+    fn state(&self, number: StateId) -> State {
+        match self.has.get(number as usize) {
+            Some(name) => self.graph.before[*name].clone(),
+            None => {
+                let ends = self.extremities();
+                let states: Vec<State> = ends.iter().map(|id| self.graph.after[name(id)].clone()).collect();
+                if states.len() == 1 { states[0].clone() } else { merge(self.graph, &states) }
+            }
+        }
+    }
+}
+
+impl View for Server<'_> {
+    fn event(&self, id: &EventId) -> Option<Known> {
+        let known = self.has.contains(&name(id)) || self.outliers.contains(&name(id));
+        known.then(|| Known { event: self.graph.event(name(id)), rejected: self.rejected.contains(&name(id)) })
+    }
+    fn state_before(&self, id: &EventId) -> Option<StateId> {
+        // Equal states have one number.
+        let own = self.has.contains(&name(id)).then(|| &self.graph.before[name(id)])?;
+        self.has.iter().position(|has| self.graph.before[*has] == *own).map(|at| at as StateId)
+    }
+    fn extremities(&self) -> BTreeSet<OwnedEventId> {
+        let events: Vec<_> = self.has.iter().map(|name| self.graph.event(name)).collect();
+        graph::forward_extremities(events.iter().map(|event| &**event))
+    }
+    fn current_state(&self) -> StateId {
+        self.has.len() as StateId
+    }
+    fn entry(&self, state: StateId, kind: &str, state_key: &str) -> Option<OwnedEventId> {
+        self.state(state).get(&(kind.to_owned(), state_key.to_owned())).map(|name| id(name))
+    }
+    fn entries(&self, state: StateId) -> StateMap {
+        ids(&self.state(state))
+    }
+}
+
+/// What happens on the way and in the end when the last line comes in. Lines that begin with `-` are
+/// known to nobody who is asked; the server itself has the room and the lines that begin with `+`.
+fn run(version: &str, lines: &str) -> String {
+    let marked = |mark: char| -> Vec<&str> {
+        let of_mark = lines.lines().filter_map(|line| line.trim().strip_prefix(mark));
+        of_mark.filter_map(|line| line.split_whitespace().next()).collect()
+    };
+    let plain: String =
+        lines.lines().map(|line| format!("{}\n", line.trim().trim_start_matches(['+', '-', '!']))).collect();
+    let graph = Graph::parse(version, &format!("{ROOM}\n{plain}"), &merge);
+    let mut has = vec!["create", "ann", "pl", "rules", "bob", "cat"];
+    has.extend(marked('+'));
+    let server = Server { graph: &graph, has, outliers: marked('!'), rejected: Vec::new() };
+    run_on(&server, &marked('-'))
+}
+
+fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
+    let graph = server.graph;
+    let event = |name: &str| (*graph.event(name)).clone();
+    let mut intake = Intake::new(graph.rules, event(graph.last()));
+    let mut story = Vec::new();
+    for _ in 0..MAX_ROUNDS + 1 {
+        match intake.step(server) {
+            Step::Need(ids) => {
+                story.push(format!("need {}", ids.iter().map(|id| name(id)).collect::<Vec<_>>().join(" ")));
+                let found = ids
+                    .iter()
+                    .map(|id| name(id))
+                    .filter(|name| !lost.contains(name) && graph.events.contains_key(*name));
+                intake.supply(found.map(event));
+            }
+            Step::NeedState(before) => {
+                story.push(format!("state before {}", name(&before)));
+                let state = graph.before[name(&before)].values().map(|name| id(name)).collect();
+                intake.state(before, (!lost.contains(&"states")).then_some(state));
+            }
+            Step::Done(Ok(judged)) => {
+                for Judged { event, verdict, before } in judged {
+                    let verdict = match verdict {
+                        Verdict::Accepted => "accepted".to_owned(),
+                        Verdict::Outlier => "outlier".to_owned(),
+                        Verdict::SoftFailed(refusal) => format!("soft-failed: {refusal}"),
+                        Verdict::Rejected(refusal) => format!("rejected: {refusal}"),
+                    };
+                    let before = match before {
+                        Before::Nothing => String::new(),
+                        Before::Unknown => String::new(),
+                        Before::After(id) => format!(" after {}", name(&id)),
+                        Before::State(_) => " with a state of its own".to_owned(),
+                    };
+                    story.push(format!("{}{before} {verdict}", name(&event.event_id)));
+                }
+                return story.join("\n");
+            }
+            Step::Done(Err(why)) => {
+                story.push(why.to_string());
+                return story.join("\n");
+            }
+        }
+    }
+    panic!("this has no end: {story:?}");
+}
+
+fn check(lines: &str, expected: Expect) {
+    for version in ["2", "6", "10", "11", "12"] {
+        expected.assert_eq(&run(version, lines));
+    }
+}
+
+#[test]
+fn an_event_at_the_end_of_the_room_is_judged_at_once() {
+    check("x @cat message hello", expect!["x after cat accepted"]);
+    check("x @bob topic tea", expect!["x after cat accepted"]);
+    check("x @cat topic tea", expect!["x after cat rejected: this needs a power level of 50, and the sender has 0"]);
+    check("x @eve message hello", expect!["x after cat rejected: @eve:a is not in the room"]);
+}
+
+#[test]
+fn whoever_was_banned_meanwhile_is_not_heard() {
+    check(
+        "+ban @bob member cat ban <- cat
+         x @cat message hello <- cat",
+        expect!["x after cat soft-failed: @cat:a is banned from the room"],
+    );
+    check(
+        "+ban @bob member cat ban <- cat
+         x @cat message hello <- ban",
+        expect!["x after ban rejected: @cat:a is banned from the room"],
+    );
+}
+
+#[test]
+fn gaps_are_filled_and_judged_in_order() {
+    check(
+        "one @cat message 1
+         two @bob member eve invite
+         three @eve member eve join
+         x @eve message hello",
+        expect![[r#"
+            need three
+            need two
+            need one
+            one after cat accepted
+            two after one accepted
+            three after two accepted
+            x after three accepted"#]],
+    );
+}
+
+#[test]
+fn what_is_rejected_in_a_gap_has_no_effect() {
+    check(
+        "one @cat topic mine
+         two @cat member bob ban
+         x @cat message hello",
+        expect![[r#"
+            need two
+            need one
+            one after cat rejected: this needs a power level of 50, and the sender has 0
+            two after one rejected: this needs a power level of 50, and the sender has 0
+            x after two accepted"#]],
+    );
+}
+
+#[test]
+fn where_branches_meet_the_state_is_resolved() {
+    check(
+        "+ban @ann member bob ban  <- cat
+         topic1 @bob topic mine    <- cat
+         x @cat message hello      <- ban topic1",
+        expect![[r#"
+            need topic1
+            topic1 after cat soft-failed: @bob:a is banned from the room
+            x with a state of its own accepted"#]],
+    );
+    check(
+        "+one @cat message 1  <- cat
+         +two @bob message 2  <- cat
+         x @cat message hello <- one two",
+        expect!["x after one accepted"],
+    );
+}
+
+#[test]
+fn if_the_gap_cannot_be_filled_the_state_is_asked_for() {
+    check(
+        "-lost @ann member dan join
+         -gone @bob name home
+         near @cat message hi
+         x @cat message hello",
+        expect![[r#"
+            need near
+            need gone
+            state before near
+            need lost
+            near with a state of its own accepted
+            x after near accepted"#]],
+    );
+}
+
+#[test]
+fn a_given_state_counts_only_as_far_as_it_is_allowed() {
+    check(
+        "lost @eve member eve join
+         -gone @cat message hi
+         x @eve message hello",
+        expect![[r#"
+            need gone
+            state before x
+            need lost
+            lost outlier
+            x with a state of its own soft-failed: @eve:a is not in the room"#]],
+    );
+    check(
+        "lost @cat topic mine
+         -gone @cat message hi
+         x @cat message hello",
+        expect![[r#"
+            need gone
+            state before x
+            need lost
+            lost rejected: this needs a power level of 50, and the sender has 0
+            x with a state of its own accepted"#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_had_ends_the_intake() {
+    let lines = "-gone @cat message hi\nx @cat message hello";
+    let graph = Graph::parse("11", &format!("{ROOM}\n{}", lines.replace('-', "")), &merge);
+    let has = vec!["create", "ann", "pl", "rules", "bob", "cat"];
+    let server = Server { graph: &graph, has, outliers: Vec::new(), rejected: Vec::new() };
+    expect![[r#"
+        need gone
+        state before x
+        the state before x cannot be found"#]]
+    .assert_eq(&run_on(&server, &["gone", "states"]).replace("$x", "x"));
+}
+
+#[test]
+fn auth_events_that_are_missing_are_fetched_with_theirs() {
+    let graph =
+        Graph::parse("11", &format!("{ROOM}\neve @eve member eve join <- bob\nx @eve message hello <- eve"), &merge);
+    let mut server = Server {
+        graph: &graph,
+        has: vec!["create", "ann", "pl", "rules", "bob", "cat"],
+        outliers: vec![],
+        rejected: vec![],
+    };
+    // The same message, said after events that the server has, names a join that it does not have.
+    let mut event = (*graph.event("x")).clone();
+    event.prev_events = vec![id("cat")];
+    let mut intake = Intake::new(graph.rules, event);
+    let Step::Need(ids) = intake.step(&server) else { panic!("the join is needed") };
+    assert_eq!(ids, [id("eve")]);
+    intake.supply([(*graph.event("eve")).clone()]);
+    let Step::Done(Ok(judged)) = intake.step(&server) else { panic!("nothing else is needed") };
+    let verdicts: Vec<_> = judged.iter().map(|judged| judged.verdict.clone()).collect();
+    let not_in_room = Refusal::NotInRoom { user: "@eve:a".try_into().unwrap() };
+    assert_eq!(verdicts, [Verdict::Outlier, Verdict::Rejected(not_in_room)]);
+
+    server.outliers = vec!["eve"];
+    server.rejected = vec!["eve"];
+    let Step::Done(Ok(judged)) = intake.step(&server) else { panic!("nothing else is needed") };
+    assert_eq!(judged.last().unwrap().verdict, Verdict::Rejected(Refusal::RejectedAuthEvent { event_id: id("eve") }));
+}
+
+#[test]
+fn an_outlier_gets_its_place_when_it_is_built_upon() {
+    check(
+        "!invite @bob member eve invite
+         x @eve member eve join",
+        expect![[r#"
+            invite after cat accepted
+            x after invite accepted"#]],
+    );
+}
+
+#[test]
+fn a_long_gap_is_given_up_for_the_state() {
+    let lines: String = (0..MAX_GAP + 50).map(|number| format!("e{number} @cat message {number}\n")).collect();
+    let graph = Graph::parse("11", &format!("{ROOM}\n{lines}x @cat message hello"), &merge);
+    let server = Server {
+        graph: &graph,
+        has: vec!["create", "ann", "pl", "rules", "bob", "cat"],
+        outliers: vec![],
+        rejected: vec![],
+    };
+    let mut intake = Intake::new(graph.rules, (*graph.event("x")).clone());
+    intake.supply((50..MAX_GAP + 50).map(|number| (*graph.event(&format!("e{number}"))).clone()));
+    let Step::NeedState(before) = intake.step(&server) else { panic!("the state is needed") };
+    intake.state(before.clone(), Some(graph.before[name(&before)].values().map(|name| id(name)).collect()));
+    let Step::Done(Ok(judged)) = intake.step(&server) else { panic!("nothing else is needed") };
+    assert_eq!(judged.len(), MAX_GAP);
+    assert!(judged.iter().all(|judged| judged.verdict == Verdict::Accepted));
+}
+
+#[test]
+fn a_server_that_never_has_what_it_names_is_not_asked_for_ever() {
+    let graph = Graph::parse("2", ROOM, &merge);
+    let server = Server { graph: &graph, has: vec!["create"], outliers: vec![], rejected: vec![] };
+    let mut event = (*graph.event("cat")).clone();
+    event.event_id = id("x");
+    event.prev_events = vec![id("x1")];
+    let mut intake = Intake::new(graph.rules, event.clone());
+    for round in 1.. {
+        match intake.step(&server) {
+            Step::Need(ids) => {
+                let next = |id: &OwnedEventId| {
+                    let mut next = event.clone();
+                    next.event_id = id.clone();
+                    next.prev_events = vec![super::super::testing::id(&format!("x{}", round + 1))];
+                    next
+                };
+                intake.supply(ids.iter().map(next));
+            }
+            Step::NeedState(before) => intake.state(before, None),
+            Step::Done(result) => {
+                assert_eq!(result.err(), Some(Unjudged::TooMuch));
+                assert!(round <= MAX_ROUNDS + 1);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_is_admitted_if_it_is_signed_and_redacted_if_it_was_changed() {
+    let rules = by_name("11").unwrap();
+    let key = KeyPair::from_seed(&[1; 32], "1");
+    let content = parse_object(br#"{"body":"hello"}"#, Numbers::Strict).unwrap();
+    let mut draft = Draft::new("m.room.message", "@ann:a".try_into().unwrap(), content);
+    draft.room_id = Some("!r:a".try_into().unwrap());
+    let pdu = draft.sign("a".try_into().unwrap(), &key, rules).unwrap().to_object();
+    let admit =
+        |pdu: &Object| admit(pdu.clone(), rules, |_, _| Some(key.public())).map(|event| event.content().to_owned());
+    assert_eq!(admit(&pdu).unwrap(), r#"{"body":"hello"}"#);
+    let mut changed = pdu.clone();
+    changed.insert("content".to_owned(), Value::Object(parse_object(br#"{"body":"no"}"#, Numbers::Strict).unwrap()));
+    assert_eq!(admit(&changed).unwrap(), "{}");
+    changed.insert("depth".to_owned(), Value::Int(50));
+    assert!(matches!(admit(&changed), Err(Dropped::Signature(SignatureError::Wrong { .. }))));
+    let mut broken = pdu;
+    broken.remove("depth");
+    assert!(matches!(admit(&broken), Err(Dropped::Format(_))));
+    add_signature(&mut broken, "b", "ed25519:1", "AAAA".to_owned());
+}
