@@ -55,16 +55,10 @@ impl App {
     ) -> Result<Ctx> {
         let (config, key) = (Arc::new(config), Arc::new(key));
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
-        let remote = Remote::new(
-            Arc::clone(&config),
-            clock.clone(),
-            chance.clone(),
-            store.clone(),
-            Arc::clone(&key),
-            transport,
-        )?;
-        let rooms = Rooms::new(store.clone(), clock.clone(), Arc::clone(&config), users.clone(), key, ROOM_CACHE);
-        Ok(Arc::new(Self { config, clock, chance, store, users, remote: Arc::new(remote), rooms }))
+        let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
+        let remote = Arc::new(remote);
+        let rooms = Rooms::new(users.clone(), Arc::clone(&remote), ROOM_CACHE);
+        Ok(Arc::new(Self { config, clock, chance, store, users, remote, rooms }))
     }
 
     /// A server for tests: everything in memory, a clock that the test turns, the same secrets each time.

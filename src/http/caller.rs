@@ -21,6 +21,7 @@ use super::{Peer, request::parameter};
 use crate::{
     app::Ctx,
     error::{Error, Result},
+    remote::inbound,
     store::schema::UserNo,
 };
 
@@ -163,13 +164,10 @@ pub struct Origin {
 impl Caller for Origin {
     const SIGNS_BODY: bool = true;
 
-    /// Nobody can show a valid signature before `remote` can check one.
-    async fn identify(_: &Ctx, _: &Evidence<'_>, _: &[u8]) -> Result<Self> {
-        Err(Error::new(
-            StatusCode::UNAUTHORIZED,
-            "M_UNAUTHORIZED",
-            "this server cannot check the signatures of other servers yet",
-        ))
+    async fn identify(ctx: &Ctx, evidence: &Evidence<'_>, body: &[u8]) -> Result<Self> {
+        let Evidence { method, uri, headers, .. } = evidence;
+        let server = inbound::origin(&ctx.remote, method, uri, headers, body).await?;
+        Ok(Self { server })
     }
 
     fn limited(&self) -> bool {

@@ -7,6 +7,7 @@ pub mod back_off;
 pub mod discovery;
 pub mod guard;
 pub mod https;
+pub mod inbound;
 pub mod keys;
 pub mod own_key;
 pub mod tls;

@@ -41,6 +41,7 @@ use crate::{
         sign::KeyPair,
         version::{self, Rules},
     },
+    remote::Remote,
     store::{
         Rows, Store,
         schema::{
@@ -66,6 +67,8 @@ pub struct Rooms {
     pub config: Arc<Config>,
     /// The accounts of this server.
     pub users: Users,
+    /// Other servers.
+    pub remote: Arc<Remote>,
     /// The key that signs this server's events.
     pub key: Arc<KeyPair>,
     cache: Cache,
@@ -105,14 +108,15 @@ pub struct Head {
 }
 
 impl Rooms {
-    /// The room core over a store. `cache` is its share of the memory budget, in bytes.
-    pub fn new(store: Store, clock: Clock, config: Arc<Config>, users: Users, key: Arc<KeyPair>, cache: u64) -> Self {
+    /// The room core over the store that `remote` has. `cache` is its share of the memory budget, in bytes.
+    pub fn new(users: Users, remote: Arc<Remote>, cache: u64) -> Self {
         Self {
-            store,
-            clock,
-            config,
+            store: remote.store.clone(),
+            clock: remote.clock.clone(),
+            config: Arc::clone(&remote.config),
+            key: Arc::clone(&remote.key),
             users,
-            key,
+            remote,
             cache: Cache::new(cache),
             open: Mutex::default(),
             aliases: Mutex::default(),

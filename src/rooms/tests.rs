@@ -18,10 +18,12 @@ use super::{
     view::Viewer,
 };
 use crate::{
+    chance::Chance,
     clock::Clock,
     config::Config,
     error::Result,
     protocol::{canonical, event::Event, sign::KeyPair},
+    remote::{Remote, transport::Island},
     store::Store,
     users::Users,
 };
@@ -32,7 +34,8 @@ fn rooms() -> Rooms {
     let config = Arc::new(Config::for_tests());
     let users = Users::for_tests(&store, &clock, &config);
     let key = Arc::new(KeyPair::from_seed(&[7; 32], "test"));
-    Rooms::new(store, clock, config, users, key, 1 << 20)
+    let remote = Remote::new(config, clock, Chance::seeded(7), store, key, Arc::new(Island)).unwrap();
+    Rooms::new(users, Arc::new(remote), 1 << 20)
 }
 
 fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
