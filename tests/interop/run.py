@@ -1,5 +1,7 @@
 """Plays the scenes: `run.py` all of them, `run.py NAME…` some, `run.py --list` says which there are.
 
+A new scene is a story in `scenes/` and a line in SCENES. People's verbs are in `harness/people.py`.
+
 `tests/run` calls this with what it needs in the environment: INGLE_BIN, INGLE_NODE and, for scenes
 with a Synapse, SYNAPSE_VENV. Logs, data and screenshots of a scene stay in INGLE_ARTEFACTS/<name>
 until it is played again. The last line is `interop: N passed, M failed`.

@@ -19,8 +19,18 @@ async def absence(stage, ann, bob):
     assert len((await bob.view(room))["messages"]) < len(letters), "one sync brought everything: no gap to fill"
     while await bob.scroll_up(room):
         pass
-    await bob.sees(room, "\n".join(["ann: Have a good journey", *(f"ann: {letter}" for letter in letters)]))
+    everything = "\n".join(["ann: Have a good journey", *(f"ann: {letter}" for letter in letters)])
+    await bob.sees(room, everything)
 
-    await bob.say(room, "I have read them all")
+    # A new login is a new device, which finds everything too.
+    await bob.logout()
+    phone = stage.person("bob", server, bob.kind, device="phone")
+    await phone.login()
+    assert phone.device_id != bob.device_id
+    await phone.start()
+    while await phone.scroll_up(room):
+        pass
+    await phone.sees(room, everything)
+
     await ann.leave(room)
-    await bob.sees_members(room, bob="bob")
+    await phone.sees_members(room, bob="bob")
