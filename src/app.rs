@@ -37,7 +37,7 @@ pub struct App {
     /// Other servers.
     pub remote: Arc<Remote>,
     /// The rooms.
-    pub rooms: Rooms,
+    pub rooms: Arc<Rooms>,
 }
 
 /// What every handler gets first.
@@ -57,7 +57,7 @@ impl App {
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
         let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
         let remote = Arc::new(remote);
-        let rooms = Rooms::new(users.clone(), Arc::clone(&remote), ROOM_CACHE);
+        let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), ROOM_CACHE));
         Ok(Arc::new(Self { config, clock, chance, store, users, remote, rooms }))
     }
 

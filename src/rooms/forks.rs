@@ -22,7 +22,7 @@ use crate::{
         resolve::{Lookup, StateMap, resolve},
     },
     store::schema::{
-        EventNo, RoomNo, StateKeyNo,
+        EventNo, RoomNo, StateKeyNo, StateNo,
         events::Standing,
         numbers::{self, EVENT_NUMBERS, STATE_KEYS},
     },
@@ -74,6 +74,19 @@ impl Deciding<'_> {
         let resolved = resolved.map_err(Error::internal)?;
         let changes = self.changes_to(first, &resolved, &keys)?;
         first.derive(&mut self.write, &changes)
+    }
+
+    /// The event that stands for a state key in any state.
+    pub fn entry(&self, state: StateNo, kind: &str, state_key: &str) -> Result<Option<Arc<Known>>> {
+        let Some(key) = self.rooms.state_key_in(&self.write, kind, state_key)? else { return Ok(None) };
+        let state = self.rooms.state_in(&self.write, state)?;
+        state.get(key).map(|number| self.known(number)).transpose()
+    }
+
+    /// A whole state by names.
+    pub fn entries(&self, state: StateNo) -> Result<StateMap> {
+        let state = self.rooms.state_in(&self.write, state)?;
+        self.named(&state, &mut BTreeMap::new())
     }
 
     /// A state by names instead of numbers; `keys` collects which is which.

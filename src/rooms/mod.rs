@@ -7,6 +7,7 @@
 //! Nothing here waits for the network under a room's lock, and nobody is called about an event:
 //! `/sync`, push, bridges and federation sending follow the log.
 
+pub mod admit;
 pub mod aliases;
 pub mod append;
 pub mod cache;
@@ -14,6 +15,7 @@ pub mod create;
 pub mod ephemeral;
 pub mod forks;
 pub mod history;
+pub mod intake;
 pub mod membership;
 pub mod projections;
 mod redaction;
@@ -90,6 +92,8 @@ pub struct Room {
     /// The rules of that version.
     pub rules: &'static Rules,
     head: Mutex<Head>,
+    /// Held while an event from another server is taken in; it may be awaited under.
+    intake: tokio::sync::Mutex<()>,
 }
 
 /// Where a room ends: what the next event builds on. It may be ahead of what is published.
@@ -152,7 +156,7 @@ impl Rooms {
             open.retain(|_, room| Arc::strong_count(room) > 1);
         }
         let head = Mutex::new(self.load_head(number)?);
-        let room = Arc::new(Room { number, id: row.id, version: row.version, rules, head });
+        let room = Arc::new(Room { number, id: row.id, version: row.version, rules, head, intake: Default::default() });
         open.insert(number, Arc::clone(&room));
         Ok(Some(room))
     }
@@ -181,7 +185,14 @@ impl Rooms {
         let mut write = self.store.write();
         let number = numbers::room(&mut write, &id)?;
         drop(write.commit()?);
-        let room = Arc::new(Room { number, id, version: rules.id(), rules, head: Mutex::default() });
+        let room = Arc::new(Room {
+            number,
+            id,
+            version: rules.id(),
+            rules,
+            head: Mutex::default(),
+            intake: Default::default(),
+        });
         self.open.lock().insert(number, Arc::clone(&room));
         Ok(room)
     }
