@@ -1,6 +1,7 @@
 //! The APIs: thin handlers from request to call to response, named after the specification's chapters.
 
 pub mod client;
+mod health;
 mod well_known;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub fn routes() -> Routes {
     let mut to = Routes::new();
     client::routes(&mut to);
     well_known::routes(&mut to);
+    health::routes(&mut to);
     to
 }
 

@@ -1,4 +1,35 @@
-//! The files under `/.well-known/matrix` that lead clients to this server.
+//! The files under `/.well-known/matrix` that lead clients and other servers here.
+//!
+//! Spec: client-server-api#well-known-uris, server-server-api#resolving-server-names
 
-/// Nothing yet.
-pub fn routes(_: &mut crate::http::Routes) {}
+use http::{Method, Uri};
+use serde_json::json;
+
+use crate::{
+    app::Ctx,
+    error::{Error, Result},
+    http::{Raw, Reply, Routes},
+};
+
+/// The files.
+pub fn routes(to: &mut Routes) {
+    to.raw(Method::GET, "/.well-known/matrix/client", client);
+    to.raw(Method::GET, "/.well-known/matrix/server", server);
+}
+
+/// Where clients find this server.
+async fn client(ctx: Ctx, (): (), _: Raw) -> Result<Reply> {
+    Reply::value(&json!({ "m.homeserver": { "base_url": ctx.config.public_url() } }))
+}
+
+/// Where other servers find this server.
+async fn server(ctx: Ctx, (): (), _: Raw) -> Result<Reply> {
+    let url: Option<Uri> = ctx.config.public_url().parse().ok();
+    let address = url.as_ref().and_then(|url| Some((url.host()?, url.port_u16().unwrap_or(443))));
+    match address {
+        Some((host, port)) if ctx.config.federation.enabled => {
+            Reply::value(&json!({ "m.server": format!("{host}:{port}") }))
+        }
+        _ => Err(Error::not_found("this server does not talk to other servers")),
+    }
+}

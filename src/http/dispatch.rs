@@ -11,7 +11,7 @@ use http::{
         ACCESS_CONTROL_MAX_AGE, ALLOW, CONTENT_LENGTH,
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, info_span};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     caller::{Caller, Evidence},
     limits::Limits,
     reply::{Reply, ReplyBody, refuse},
-    request::{Body, argument, too_large},
+    request::{Body, Memory, argument},
     routes::{Facts, Found, Routes, Table},
 };
 use crate::{
@@ -29,8 +29,6 @@ use crate::{
 
 /// How many requests may be under way at once, waiting ones included.
 const REQUESTS: usize = 8192;
-/// How many KiB of bodies may be held in memory at once.
-const BODIES: usize = 64 << 10;
 
 /// The routes and everything that answering from them needs.
 pub struct Http {
@@ -38,7 +36,7 @@ pub struct Http {
     table: Table,
     limits: Limits,
     requests: Semaphore,
-    bodies: Arc<Semaphore>,
+    pub(super) memory: Memory,
 }
 
 impl Http {
@@ -49,7 +47,7 @@ impl Http {
             ctx,
             table: routes.table(),
             requests: Semaphore::new(REQUESTS),
-            bodies: Arc::new(Semaphore::new(BODIES)),
+            memory: Memory::new(),
         })
     }
 
@@ -110,25 +108,6 @@ impl Http {
         // What reads the request may panic too, before the handler runs.
         let answer = AssertUnwindSafe(async move { (route.run)(Arc::clone(self), facts, incoming, args).await });
         answer.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(facts, &*panic)))
-    }
-
-    /// Reads a body within the limit of its route and of the memory for all bodies together. The
-    /// permit is kept as long as the body.
-    pub(super) async fn read(
-        &self,
-        body: Body,
-        headers: &HeaderMap,
-        limit: usize,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>)> {
-        let Body::Pieces(_) = &body else { return Ok((body.read(limit).await?, None)) };
-        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > limit) {
-            return Err(too_large(limit));
-        }
-        let kib = (length.unwrap_or(limit) / 1024 + 1).min(BODIES);
-        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.bodies).acquire_many_owned(permits).await.map_err(Error::internal)?;
-        Ok((body.read(limit).await?, Some(permit)))
     }
 
     /// Whether this caller may use this route, and not too often.

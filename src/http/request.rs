@@ -5,16 +5,17 @@
 //! client is told apart whether its text is no JSON (`M_NOT_JSON`) or JSON of a wrong shape
 //! (`M_BAD_JSON`).
 
-use std::{borrow::Cow, pin::Pin, time::Duration};
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_LENGTH};
 use ruma::api::{
     IncomingRequest,
     error::{DeserializationError, HeaderDeserializationError},
 };
 use serde::de::IgnoredAny;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Peer;
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ use crate::error::{Error, Result};
 const DEPTH: usize = 100;
 /// How long a path argument may be: longer than any identifier of the specification.
 const ARGUMENT: usize = 1024;
+/// How many KiB of bodies may be held in memory at once.
+const BODIES: usize = 64 << 10;
 /// How long a client may take to send a body that is read as a whole.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -71,6 +74,34 @@ impl Body {
     }
 }
 
+/// The memory for all bodies that are read as a whole.
+#[derive(Clone)]
+pub(super) struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    pub fn new() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES)))
+    }
+
+    /// Reads a body within its limit and that for all together. The permit is kept as long as the body.
+    pub async fn read(
+        &self,
+        body: Body,
+        headers: &HeaderMap,
+        limit: usize,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>)> {
+        let Body::Pieces(_) = &body else { return Ok((body.read(limit).await?, None)) };
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > limit) {
+            return Err(too_large(limit));
+        }
+        let kib = (length.unwrap_or(limit) / 1024 + 1).min(BODIES);
+        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.0).acquire_many_owned(permits).await.map_err(Error::internal)?;
+        Ok((body.read(limit).await?, Some(permit)))
+    }
+}
+
 async fn collect(mut pieces: impl Stream<Item = std::io::Result<Bytes>> + Unpin, limit: usize) -> Result<Bytes> {
     // Most bodies are one piece, which is then not copied.
     let mut first = Bytes::new();
@@ -90,7 +121,7 @@ async fn collect(mut pieces: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
     Ok(if more.is_empty() { first } else { more.freeze() })
 }
 
-pub(super) fn too_large(limit: usize) -> Error {
+fn too_large(limit: usize) -> Error {
     Error::too_large(format!("the body of this request may have at most {limit} bytes"))
 }
 
@@ -110,19 +141,22 @@ pub struct Raw {
     pub body: Body,
     /// The limit of the route for bodies.
     pub limit: usize,
+    pub(super) memory: Memory,
 }
 
 impl Raw {
     /// The JSON object in the body; no body is an empty object.
     pub async fn json<T: serde::de::DeserializeOwned>(self) -> Result<T> {
-        let body = object(self.body.read(self.limit).await?)?;
+        let (body, _permit) = self.memory.read(self.body, &self.headers, self.limit).await?;
+        let body = object(body)?;
         serde_json::from_slice(&body).map_err(|error| json_error(&error, &body))
     }
 
     /// The request as ruma reads it.
     pub async fn typed<R: IncomingRequest>(self) -> Result<R> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        let body = object(self.body.read(self.limit).await?)?;
+        let (body, _permit) = self.memory.read(self.body, &self.headers, self.limit).await?;
+        let body = object(body)?;
         typed(self.method, self.uri, self.headers, &args, &body)
     }
 

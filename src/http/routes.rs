@@ -96,10 +96,11 @@ impl Routes {
     {
         let run = move |http: Arc<Http>, facts: Facts, incoming: Incoming, args: Vec<String>| {
             let answer = async move {
-                let limit = facts.body_limit;
+                let (limit, memory) = (facts.body_limit, http.memory.clone());
                 let caller = identify::<C>(&http, facts, &incoming, b"").await?;
                 let Incoming { method, uri, headers, peer, body } = incoming;
-                let answer = handler(http.ctx.clone(), caller, Raw { method, uri, headers, peer, args, body, limit });
+                let answer =
+                    handler(http.ctx.clone(), caller, Raw { method, uri, headers, peer, args, body, limit, memory });
                 carry_out(facts, async move { answer.await?.into_reply() }).await
             };
             Box::pin(answer) as BoxFuture<'static, Result<Reply>>
@@ -265,7 +266,7 @@ async fn admit<C: Caller>(
     // What comes with a GET means nothing.  RFC 9110, 9.3.1
     let (body, permit) = match incoming.method == Method::GET || incoming.method == Method::HEAD {
         true => (bytes::Bytes::new(), None),
-        false => http.read(body, &incoming.headers, facts.body_limit).await?,
+        false => http.memory.read(body, &incoming.headers, facts.body_limit).await?,
     };
     let body = if incoming.method == Method::GET { body } else { object(body)? };
     let caller = match early {

@@ -12,7 +12,7 @@ use crate::{
         StoreError, Write,
         schema::{
             UserNo, numbers,
-            users::{ACCOUNTS, AccountRow},
+            users::{ACCOUNT_DATA, ACCOUNT_DATA_CHANGES, ACCOUNTS, AccountRow, FILTERS, PROFILES},
         },
     },
 };
@@ -141,6 +141,26 @@ pub async fn set_password(
     done.await
 }
 
+/// Makes a guest a full user with a password, and logs a device in.
+///
+/// Spec: client-server-api#guest-access
+pub async fn promote(users: &Users, guest: UserNo, password: &str, device: Option<NewDevice>) -> Result<Option<Login>> {
+    let password = passwords::hash(users, password).await?;
+    let (done, login) = {
+        let _lock = users.lock(guest);
+        let mut write = users.store.write();
+        let account = write.get(ACCOUNTS, &guest)?.filter(|account| account.guest && !account.deactivated);
+        let account = account.ok_or_else(|| Error::forbidden("this is no guest (any more)"))?;
+        write.put(ACCOUNTS, &guest, &AccountRow { guest: false, password: Some(password), ..account });
+        let login = device.map(|device| sessions::open(users, &mut write, guest, device)).transpose()?;
+        let (login, closed) = login.map_or((None, vec![]), |(login, closed)| (Some(login), closed));
+        (users.commit(write, closed), login)
+    };
+    done.await?;
+    users.forget_sessions(guest);
+    Ok(login)
+}
+
 /// Gives an account up for ever: nobody can log in any more, and the name stays taken. Leaving rooms is
 /// for whoever sees rooms.
 ///
@@ -156,10 +176,28 @@ pub async fn deactivate(users: &Users, number: UserNo, erase: bool) -> Result<()
         account.admin = false;
         write.put(ACCOUNTS, &number, &account);
         let closed = devices::forget_all(&mut write, number, None)?;
+        if erase {
+            erase_rows(&mut write, number)?;
+        }
         users.commit(write, closed)
     };
     done.await?;
     users.forget_sessions(number);
+    Ok(())
+}
+
+/// Removes what somebody kept in the account.
+fn erase_rows(write: &mut Write, user: UserNo) -> Result<()> {
+    for (place, _) in write.scan(PROFILES, &user)? {
+        write.delete(PROFILES, &place);
+    }
+    for (place, row) in write.scan(ACCOUNT_DATA, &user)? {
+        write.delete(ACCOUNT_DATA, &place);
+        write.delete(ACCOUNT_DATA_CHANGES, &(user, row.position));
+    }
+    for (place, _) in write.scan(FILTERS, &user)? {
+        write.delete(FILTERS, &place);
+    }
     Ok(())
 }
 

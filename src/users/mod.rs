@@ -5,31 +5,46 @@
 //! of the time. What other servers' people do is not here, and neither is anything about rooms: a
 //! change of the profile reaches them through `rooms::profile`.
 
+pub mod account_data;
 pub mod accounts;
 pub mod devices;
+pub mod filters;
 pub mod passwords;
 pub mod profiles;
+pub mod registration;
 pub mod sessions;
+pub mod tickets;
+pub mod uia;
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
 use ruma::{OwnedServerName, UserId};
 
+use self::tickets::Tickets;
 pub use self::{profiles::Profile, sessions::User};
 use crate::{
     chance::Chance,
     clock::Clock,
     config::Config,
     error::Error,
-    store::{Store, Write, schema::devices::TokenKey},
+    store::{
+        Store, Write,
+        schema::{UserNo, devices::TokenKey},
+    },
 };
 
 /// How many locks there are for all accounts together.
 const LOCKS: usize = 64;
+
+/// How long a login token holds.
+const LOGIN: Duration = Duration::from_secs(2 * 60);
+/// How long an OpenID token holds.
+const OPEN_ID: Duration = Duration::from_secs(3600);
 
 /// The context of this module. Cheap to clone.
 #[derive(Clone)]
@@ -53,6 +68,9 @@ struct Inner {
     sessions: sessions::Cache,
     seen: devices::Seen,
     passwords: passwords::Passwords,
+    uia: uia::Sessions,
+    logins: Tickets<UserNo>,
+    open_ids: Tickets<UserNo>,
 }
 
 impl Users {
@@ -64,6 +82,9 @@ impl Users {
             sessions: sessions::Cache::new(),
             seen: devices::Seen::default(),
             passwords: passwords::Passwords::new(),
+            uia: uia::Sessions::new(),
+            logins: Tickets::new(LOGIN, 1000),
+            open_ids: Tickets::new(OPEN_ID, 1000),
         };
         Self { server_name: config.server_name.clone(), config, clock, chance, store, inner: Arc::new(inner) }
     }
@@ -83,6 +104,16 @@ impl Users {
     /// Whether a user is of this server.
     pub fn is_local(&self, user: &UserId) -> bool {
         user.server_name() == self.server_name
+    }
+
+    /// Tokens with which a device that is logged in lets another one log in.
+    pub fn login_tokens(&self) -> &Tickets<UserNo> {
+        &self.inner.logins
+    }
+
+    /// Tokens with which somebody shows another program who they are.
+    pub fn open_ids(&self) -> &Tickets<UserNo> {
+        &self.inner.open_ids
     }
 
     /// Commits at once; then, when it is durable, makes the server forget the tokens that the `Write`

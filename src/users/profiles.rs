@@ -93,8 +93,8 @@ fn check(name: &str, value: &Value) -> Result<()> {
         ("displayname", Value::String(text)) if text.len() > 255 => {
             Err(Error::invalid_param("a display name has at most 255 bytes"))
         }
-        ("avatar_url", Value::String(text)) if text.len() > 1000 => {
-            Err(Error::invalid_param("an avatar_url has at most 1000 bytes"))
+        ("avatar_url", Value::String(text)) if text.len() > 1000 || !text.starts_with("mxc://") => {
+            Err(Error::invalid_param("an avatar_url is that of an uploaded file, mxc://…"))
         }
         ("displayname" | "avatar_url" | "m.tz", Value::String(_)) => Ok(()),
         ("displayname" | "avatar_url" | "m.tz", _) => Err(Error::bad_json(format!("{name} must be a text"))),

@@ -140,6 +140,9 @@ impl Users {
         else {
             return Ok(None);
         };
+        if token.fresh {
+            self.settle(&key, &token)?;
+        }
         Ok((!account.deactivated).then(|| User {
             id,
             number: token.user,
@@ -151,6 +154,24 @@ impl Users {
             token: key,
             expires: token.expires,
         }))
+    }
+
+    /// The tokens of a refresh are used for the first time: those before them end.
+    ///
+    /// Spec: client-server-api#refreshing-access-tokens
+    fn settle(&self, key: &TokenKey, token: &TokenRow) -> Result<(), StoreError> {
+        let done = {
+            let _lock = self.lock(token.user);
+            let mut write = self.store.write();
+            let place = (token.user, token.device.clone());
+            let Some(mut row) = write.get(DEVICES, &place)? else { return Ok(()) };
+            let closed = settle(&mut write, &mut row, key)?;
+            write.put(DEVICES, &place, &row);
+            self.commit(write, closed)
+        };
+        // Whoever showed the token need not wait until the old ones have ended.
+        tokio::spawn(done);
+        Ok(())
     }
 
     /// Makes the server look again at who is behind the tokens of a user, after the account has changed.
@@ -180,8 +201,67 @@ pub fn open(users: &Users, write: &mut Write, user: UserNo, new: NewDevice) -> R
     Ok((login, closed))
 }
 
+/// New tokens for a device that shows its refresh token. The old ones hold until the new ones are used.
+///
+/// Spec: client-server-api#refreshing-access-tokens
+pub async fn refresh(users: &Users, token: &str) -> Result<Login> {
+    let key = key(token);
+    let unknown = || Error::unknown_token(false);
+    let (done, login) = {
+        let found = users.store.get(REFRESH_TOKENS, &key)?.ok_or_else(unknown)?;
+        let _lock = users.lock(found.user);
+        let mut write = users.store.write();
+        // It may have ended in between.
+        let found = write.get(REFRESH_TOKENS, &key)?.ok_or_else(unknown)?;
+        let place = (found.user, found.device.clone());
+        let mut row = write.get(DEVICES, &place)?.ok_or_else(unknown)?;
+        let mut closed = match found.fresh {
+            true => settle(&mut write, &mut row, &key)?,
+            false => vec![],
+        };
+        // The client asks again because it has lost an earlier answer.
+        closed.extend(keep(&mut write, &mut row, |at| at == 0));
+        let login = begin(users, &mut write, found.user, found.device.as_str().into(), &mut row, true, true);
+        write.put(DEVICES, &place, &row);
+        (users.commit(write, closed), login)
+    };
+    done.await?;
+    Ok(login)
+}
+
+/// Ends the tokens before those of a refresh.
+fn settle(write: &mut Write, row: &mut DeviceRow, used: &TokenKey) -> Result<Vec<TokenKey>, StoreError> {
+    let place = row.access.iter().chain(&row.refresh).position(|key| key == used).unwrap_or(0);
+    let place = place % row.access.len().max(1);
+    let closed = keep(write, row, |at| at == place);
+    for key in &row.access {
+        if let Some(token) = write.get(ACCESS_TOKENS, key)? {
+            write.put(ACCESS_TOKENS, key, &TokenRow { fresh: false, ..token });
+        }
+    }
+    for key in &row.refresh {
+        if let Some(token) = write.get(REFRESH_TOKENS, key)? {
+            write.put(REFRESH_TOKENS, key, &TokenRow { fresh: false, ..token });
+        }
+    }
+    Ok(closed)
+}
+
+/// Ends the tokens of a device but those at some places; returns the access tokens that end.
+fn keep(write: &mut Write, row: &mut DeviceRow, keep: impl Fn(usize) -> bool) -> Vec<TokenKey> {
+    let sort = |keys: &mut Vec<TokenKey>| -> Vec<TokenKey> {
+        let (kept, ended): (Vec<_>, Vec<_>) = keys.drain(..).enumerate().partition(|(at, _)| keep(*at));
+        keys.extend(kept.into_iter().map(|(_, key)| key));
+        ended.into_iter().map(|(_, key)| key).collect()
+    };
+    sort(&mut row.refresh).iter().for_each(|key| write.delete(REFRESH_TOKENS, key));
+    let closed = sort(&mut row.access);
+    closed.iter().for_each(|key| write.delete(ACCESS_TOKENS, key));
+    closed
+}
+
 /// Gives a device new tokens besides those it has.
-pub(super) fn begin(
+fn begin(
     users: &Users,
     write: &mut Write,
     user: UserNo,
@@ -206,10 +286,7 @@ pub(super) fn begin(
 
 /// Ends the tokens of a device; returns the access tokens among them.
 pub(super) fn end(write: &mut Write, row: &mut DeviceRow) -> Vec<TokenKey> {
-    let closed = std::mem::take(&mut row.access);
-    closed.iter().for_each(|key| write.delete(ACCESS_TOKENS, key));
-    std::mem::take(&mut row.refresh).iter().for_each(|key| write.delete(REFRESH_TOKENS, key));
-    closed
+    keep(write, row, |_| false)
 }
 
 /// What is stored of a token.

@@ -1,3 +1,12 @@
 //! Scenes of the Client-Server API, in files named as those of `src/api/client`.
 
 mod account;
+mod account_data;
+mod admin_register;
+mod bad_input;
+mod devices;
+mod discovery;
+mod filters;
+mod login;
+mod profile;
+mod register;

@@ -1,5 +1,7 @@
 //! What holds for every route.
 
+mod wire;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -1,10 +1,82 @@
 //! The whole Client-Server API as one list, in the order of the specification.
 
 mod account;
+mod account_data;
+mod admin_register;
+mod capabilities;
+mod devices;
+mod discovery;
+mod filters;
+mod login;
+mod logout;
+mod profile;
+mod register;
+mod uia;
+mod voip;
+
+use http::Method;
 
 use crate::http::Routes;
 
 /// All endpoints of the Client-Server API.
 pub fn routes(to: &mut Routes) {
+    // Server discovery
+    to.raw(Method::GET, "/_matrix/client/versions", discovery::versions);
+
+    // Client authentication
+    to.add(register::register);
+    to.add(register::is_available);
+    to.add(register::is_token_valid);
+    to.raw(Method::GET, "/_synapse/admin/v1/register", admin_register::nonce).rate_limited();
+    to.raw(Method::POST, "/_synapse/admin/v1/register", admin_register::register).rate_limited();
+    to.add(login::flows);
+    to.raw(Method::POST, "/_matrix/client/v3/login", login::login).also("/_matrix/client/r0/login").rate_limited();
+    to.add(login::get_token);
+    to.add(login::refresh);
+    to.add(logout::this_device).guests().locked();
+    to.add(logout::all_devices).guests().locked();
+    to.add(account::password);
+    to.add(account::deactivate);
+    to.add(account::contacts);
     to.add(account::whoami).guests();
+
+    // Capabilities negotiation
+    to.add(capabilities::get).guests();
+
+    // Filtering
+    to.raw(Method::POST, "/_matrix/client/v3/user/{user_id}/filter", filters::create)
+        .also("/_matrix/client/r0/user/{user_id}/filter")
+        .guests();
+    to.add(filters::get).guests();
+
+    // Profiles
+    const PROFILE: &str = "/_matrix/client/v3/profile/{user_id}";
+    const PROFILE_R0: &str = "/_matrix/client/r0/profile/{user_id}";
+    const FIELD: &str = "/_matrix/client/v3/profile/{user_id}/{field}";
+    const FIELD_R0: &str = "/_matrix/client/r0/profile/{user_id}/{field}";
+    const FIELD_UNSTABLE: &str = "/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{field}";
+    to.raw(Method::GET, PROFILE, profile::all).also(PROFILE_R0);
+    to.raw(Method::GET, FIELD, profile::field).also(FIELD_R0).also(FIELD_UNSTABLE);
+    to.raw(Method::PUT, FIELD, profile::set).also(FIELD_R0).also(FIELD_UNSTABLE).guests().rate_limited();
+    to.raw(Method::DELETE, FIELD, profile::remove).also(FIELD_UNSTABLE).guests().rate_limited();
+
+    // Account data and tags
+    to.add(account_data::set);
+    to.add(account_data::set_in_room);
+    to.add(account_data::get);
+    to.add(account_data::get_in_room);
+    to.add(account_data::tags);
+    to.add(account_data::set_tag);
+    to.add(account_data::remove_tag);
+
+    // Devices
+    to.add(devices::list).guests();
+    to.add(devices::get).guests();
+    to.add(devices::rename).guests();
+    to.add(devices::delete);
+    to.add(devices::delete_many);
+
+    // OpenID, calls
+    to.add(account::openid_token);
+    to.add(voip::turn_server);
 }

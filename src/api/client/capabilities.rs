@@ -1,0 +1,29 @@
+//! What clients may offer their users on this server.
+//!
+//! Spec: client-server-api#capabilities-negotiation
+
+use ruma::api::client::discovery::get_capabilities;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app::Ctx,
+    error::Result,
+    http::{Reply, User},
+    protocol::version,
+};
+
+/// Lists them.
+pub async fn get(ctx: Ctx, _: User, _: get_capabilities::v3::Request) -> Result<Reply> {
+    let available: Map<String, Value> =
+        version::ALL.iter().map(|rules| (rules.name().to_owned(), json!("stable"))).collect();
+    Reply::value(&json!({ "capabilities": {
+        "m.change_password": { "enabled": true },
+        "m.room_versions": { "default": ctx.config.rooms.default_version, "available": available },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": true },
+        "m.profile_fields": { "enabled": true },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": true },
+        "m.forget_forced_upon_leave": { "enabled": false },
+    } }))
+}

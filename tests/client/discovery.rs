@@ -1,0 +1,42 @@
+//! What the server says of itself.
+
+use crate::harness::{server, server_with};
+
+#[tokio::test]
+async fn versions_reach_from_the_first_to_the_newest() {
+    let answer = server().await.get("/_matrix/client/versions").await.ok();
+    let versions: Vec<_> = answer["versions"].as_array().expect("a list").iter().filter_map(|v| v.as_str()).collect();
+    assert!(versions.contains(&"v1.1") && versions.contains(&"v1.19"));
+    assert_eq!(answer["unstable_features"]["uk.tcpip.msc4133.stable"], true);
+}
+
+#[tokio::test]
+async fn capabilities_name_the_default_room_version() {
+    let ann = server().await.with_user("ann").await;
+    let answer = ann.get("/_matrix/client/v3/capabilities").await.ok();
+    let versions = &answer["capabilities"]["m.room_versions"];
+    assert_eq!((&versions["default"], &versions["available"]["10"]), (&"12".into(), &"stable".into()));
+}
+
+#[tokio::test]
+async fn well_known_files_lead_to_the_public_url() {
+    let server = server_with(|config| {
+        config.server_name = "example.org".try_into().expect("a name");
+    })
+    .await;
+    let client = server.get("/.well-known/matrix/client").await.ok();
+    assert_eq!(client["m.homeserver"]["base_url"], "https://example.org");
+    assert_eq!(server.get("/.well-known/matrix/server").await.ok()["m.server"], "example.org:443");
+}
+
+#[tokio::test]
+async fn a_server_by_itself_does_not_lead_other_servers_here() {
+    let server = server_with(|config| config.federation.enabled = false).await;
+    server.get("/.well-known/matrix/server").await.is("404 M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn health_is_asked_without_a_token() {
+    let answer = server().await.get("/health").await;
+    assert_eq!((answer.summary().as_str(), &answer.bytes[..]), ("200", &b"OK"[..]));
+}
