@@ -5,7 +5,7 @@
 //! until [`Deciding::commit`]; a `Deciding` that is dropped leaves no trace. After the commit the next
 //! event may build on the room at once, while readers wait for the ticket.
 
-use std::{cell::Cell, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 use ruma::{
@@ -20,6 +20,8 @@ use crate::{
         canonical::Object,
         compose::Draft,
         event::{Event, FormatError},
+        graph, hash,
+        version::{EventIds, Rules},
     },
     store::{
         Slot, Ticket, Write,
@@ -100,6 +102,16 @@ pub struct StateDelta<'a> {
     pub new: Option<&'a Known>,
 }
 
+/// Signs a draft with the key of this server.
+///
+/// Errors: 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`.
+pub fn sign(rooms: &Rooms, draft: Draft, rules: &Rules) -> Result<Event> {
+    draft.sign(&rooms.config.server_name, &rooms.key, rules).map_err(|error| match error {
+        FormatError::TooLarge { .. } | FormatError::FieldTooLong { .. } => Error::too_large(error.to_string()),
+        error => Error::bad_json(error.to_string()),
+    })
+}
+
 /// A room that is locked while somebody decides what happens in it.
 pub struct Deciding<'a> {
     pub(super) rooms: &'a Rooms,
@@ -162,13 +174,18 @@ impl<'a> Deciding<'a> {
 
     /// A signed event on top of the room, not yet checked or added.
     pub fn compose(&self, new: NewEvent) -> Result<Event> {
+        sign(self.rooms, self.draft(new)?, self.room.rules)
+    }
+
+    /// An event on top of the room, not yet signed: what another server gets as a template.
+    pub fn draft(&self, new: NewEvent) -> Result<Draft> {
         let rules = self.room.rules;
         let mut draft = Draft::new(new.kind, new.sender, new.content);
         draft.room_id = (!(rules.room_id_is_hash && draft.kind == "m.room.create")).then(|| self.room.id.clone());
         draft.state_key = new.state_key;
         draft.redacts = new.redacts;
         draft.origin_server_ts = new.timestamp.map_or(self.rooms.clock.now(), |ts| ts.get().into());
-        draft.depth = self.head.depth + 1;
+        draft.depth = graph::next_depth([self.head.depth]);
         draft.prev_events =
             self.head.extremities.iter().rev().take(MOST_PREV_EVENTS).map(|(_, id)| id.clone()).collect();
         for (kind, state_key) in
@@ -178,26 +195,28 @@ impl<'a> Deciding<'a> {
                 draft.auth_events.push(known.event.event_id.clone());
             }
         }
-        draft.sign(&self.rooms.config.server_name, &self.rooms.key, rules).map_err(|error| match error {
-            FormatError::TooLarge { .. } | FormatError::FieldTooLong { .. } => Error::too_large(error.to_string()),
-            error => Error::bad_json(error.to_string()),
-        })
+        if rules.event_ids == EventIds::Chosen {
+            self.name_references(&mut draft)?;
+        }
+        Ok(draft)
+    }
+
+    /// What only rooms of versions 1 and 2 have: an ID that the sender chooses, and hashes beside references.
+    fn name_references(&self, draft: &mut Draft) -> Result<()> {
+        let name = self.rooms.remote.chance.word(18);
+        draft.event_id = EventId::parse(format!("${name}:{}", self.rooms.config.server_name)).ok();
+        for id in draft.prev_events.iter().chain(&draft.auth_events) {
+            if let Some(known) = self.by_id(id)? {
+                let hash = hash::reference_hash(&known.event.to_object(), self.room.rules);
+                draft.reference_hashes.insert(id.clone(), hash::base64(&hash));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the room's current state allows an event.
     pub fn authorize(&self, event: &Event) -> Result<()> {
-        let failed = Cell::new(None);
-        let verdict = auth::check(self.room.rules, event, |kind, state_key| match self.state(kind, state_key) {
-            Ok(known) => known.map(|known| Arc::clone(&known.event)),
-            Err(error) => {
-                failed.set(Some(error));
-                None
-            }
-        });
-        match failed.into_inner() {
-            Some(error) => Err(error),
-            None => verdict.map_err(|refusal| Error::forbidden(refusal.to_string())),
-        }
+        self.check_at(&self.head.state, event)
     }
 
     /// Adds an allowed event that builds on the room's extremities.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     protocol::{
+        auth,
         event::Event,
         resolve::{Lookup, StateMap, resolve},
     },
@@ -150,6 +151,33 @@ impl Deciding<'_> {
             redacted_by: None,
         });
         Ok(number)
+    }
+
+    /// Forgets the old ends of a room that this server was in before and now enters anew.
+    pub fn start_over(&mut self) {
+        self.head_mut().extremities.clear();
+    }
+
+    /// Whether a state allows an event.
+    ///
+    /// Errors: 403 `M_FORBIDDEN`.
+    pub fn check_at(&self, state: &State, event: &Event) -> Result<()> {
+        let failed = Cell::new(None);
+        let verdict = auth::check(self.room.rules, event, |kind, key| {
+            let entry = self.rooms.state_key_in(&self.write, kind, key);
+            let known = entry.and_then(|key| key.and_then(|key| state.get(key)).map(|at| self.known(at)).transpose());
+            match known {
+                Ok(known) => known.map(|known| Arc::clone(&known.event)),
+                Err(error) => {
+                    failed.set(Some(error));
+                    None
+                }
+            }
+        });
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => verdict.map_err(|refusal| Error::forbidden(refusal.to_string())),
+        }
     }
 
     /// Gives an event from elsewhere its place on top of the events that it names, and the room the state

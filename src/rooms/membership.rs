@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use ruma::{UserId, events::room::member::MembershipState};
 
-use super::append::{Deciding, NewEvent};
+use super::{
+    Rooms,
+    append::{Deciding, NewEvent},
+};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -114,13 +117,19 @@ impl Deciding<'_> {
         self.send(NewEvent::state(sender, "m.room.member", target.as_str(), content))
     }
 
-    /// The display name and avatar that a local user's member events carry.
     fn profile(&self, user: &UserId) -> Result<Object> {
+        self.rooms.member_profile(user)
+    }
+}
+
+impl Rooms {
+    /// The display name and avatar that a local user's member events carry.
+    pub fn member_profile(&self, user: &UserId) -> Result<Object> {
         let mut content = Object::new();
-        if !self.rooms.is_local(user) {
+        if !self.is_local(user) {
             return Ok(content);
         }
-        let profile = self.rooms.users.profile(user)?;
+        let profile = self.users.profile(user)?;
         if let Some(name) = profile.displayname {
             content.insert("displayname".to_owned(), name.into());
         }

@@ -16,9 +16,13 @@ pub mod ephemeral;
 pub mod forks;
 pub mod history;
 pub mod intake;
+pub mod inviting;
+pub mod joining;
 pub mod membership;
 pub mod projections;
 mod redaction;
+pub mod resident;
+pub mod restricted;
 pub mod state;
 pub mod token;
 pub mod view;
@@ -137,8 +141,8 @@ impl Rooms {
     pub fn find(&self, id: &RoomId) -> Result<Arc<Room>> {
         let number = numbers::find_room(&self.store, id)?;
         match number.map(|number| self.open(number)).transpose()?.flatten() {
-            Some(room) => Ok(room),
-            None => Err(Error::not_found("this server does not know the room")),
+            Some(room) if self.store.contains(events::HEADS, &room.number)? => Ok(room),
+            _ => Err(Error::not_found("this server does not know the room")),
         }
     }
 
@@ -180,11 +184,14 @@ impl Rooms {
         Deciding::new(self, room, room.head.lock())
     }
 
-    /// A new room, locked, before its create event.
+    /// A room that is about to get its first events, or to be entered anew.
     fn begin(&self, id: OwnedRoomId, rules: &'static Rules) -> Result<Arc<Room>> {
         let mut write = self.store.write();
         let number = numbers::room(&mut write, &id)?;
         drop(write.commit()?);
+        if let Some(room) = self.open(number)? {
+            return Ok(room);
+        }
         let room = Arc::new(Room {
             number,
             id,

@@ -1,0 +1,236 @@
+//! Invites that cross servers, and what a local user knows of a room that this server is not in.
+//!
+//! Such a room has no state here: an invited or knocking user sees the stripped state that came along.
+//!
+//! Spec: server-server-api#inviting-to-a-room
+
+use std::sync::Arc;
+
+use ruma::{
+    EventId, RoomId, RoomVersionId, ServerName, UserId,
+    api::federation::membership::{RawStrippedState, create_invite},
+    events::room::member::MembershipState,
+};
+use serde_json::{Value as Json, json, value::RawValue};
+
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        canonical::{Object, Value},
+        event::{Event, stripped_format},
+        sign,
+        version::{self, Rules},
+    },
+    store::{
+        Ticket,
+        schema::{
+            EventNo,
+            events::{EVENTS, EventRow, Standing},
+            numbers,
+            rooms::{ROOMS, RoomRow, STRIPPED_STATE, USER_ROOMS, UserRoomRow},
+        },
+    },
+};
+
+/// How many events of stripped state are kept.
+const MOST_STRIPPED: usize = 100;
+/// What an invited user is shown of a room besides the invite.
+const SHOWN: &[&str] = &[
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+/// An event of stripped state as text, made from such an event or from a whole PDU.
+pub fn stripped(event: &Json) -> Option<String> {
+    let text = |field: &str| event.get(field).and_then(Json::as_str);
+    let content = event.get("content").filter(|content| content.is_object())?;
+    let event = json!({
+        "type": text("type")?,
+        "state_key": text("state_key")?,
+        "sender": text("sender")?,
+        "content": content,
+    });
+    Some(event.to_string())
+}
+
+/// Notes that a local user is invited to, or knocks at, a room that this server is not in.
+pub fn note_outside(
+    rooms: &Rooms,
+    room_id: &RoomId,
+    rules: &Rules,
+    event: &Arc<Event>,
+    mut stripped: Vec<String>,
+) -> Result<Ticket> {
+    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    let user = user.ok_or_else(|| Error::bad_json("the event is about nobody"))?;
+    let membership = event.membership().unwrap_or(MembershipState::Leave);
+    let mut write = rooms.store.write();
+    let room = numbers::room(&mut write, room_id)?;
+    if write.get(ROOMS, &room)?.is_none() {
+        let row = RoomRow { id: room_id.to_owned(), version: rules.id(), create: EventNo(0) };
+        write.put(ROOMS, &room, &row);
+    }
+    let user = numbers::user(&mut write, user)?;
+    let number = numbers::event(&mut write, &event.event_id)?;
+    let row = EventRow {
+        id: event.event_id.clone(),
+        room,
+        json: event.json().to_owned(),
+        standing: Standing::Outlier,
+        before: None,
+        replaces: None,
+        redacted_by: None,
+    };
+    write.put(EVENTS, &number, &row);
+    stripped.truncate(MOST_STRIPPED);
+    stripped.push(stripped_format(event));
+    write.put(STRIPPED_STATE, &(user, room), &stripped);
+    let before = write.get(USER_ROOMS, &(user, room))?.map(|row| row.membership);
+    let slot = write.slot();
+    write.put_at(USER_ROOMS, slot, move |since| {
+        ((user, room), UserRoomRow { membership, event: number, since, before, forgotten: false })
+    });
+    write.wake(user);
+    Ok(write.commit()?)
+}
+
+/// Notes that a local user has left a room that this server is not in.
+pub fn forget_outside(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<Ticket> {
+    let mut write = rooms.store.write();
+    let room = numbers::room(&mut write, room_id)?;
+    let user = numbers::user(&mut write, user)?;
+    write.delete(STRIPPED_STATE, &(user, room));
+    if let Some(row) = write.get(USER_ROOMS, &(user, room))? {
+        let before = Some(row.membership);
+        let slot = write.slot();
+        write.put_at(USER_ROOMS, slot, move |since| {
+            let membership = MembershipState::Leave;
+            ((user, room), UserRoomRow { membership, event: row.event, since, before, forgotten: row.forgotten })
+        });
+    }
+    write.wake(user);
+    Ok(write.commit()?)
+}
+
+/// Takes in an invite that another server has sent for a local user, signs it, and returns it.
+///
+/// Errors: 400 `M_INCOMPATIBLE_ROOM_VERSION`, `M_BAD_JSON` or `M_INVALID_PARAM`; 403 `M_FORBIDDEN`.
+/// Spec: server-server-api#put_matrixfederationv2inviteroomideventid
+pub async fn incoming(
+    rooms: &Arc<Rooms>,
+    origin: &ServerName,
+    room_id: &RoomId,
+    event_id: &EventId,
+    version: &RoomVersionId,
+    pdu: &RawValue,
+    shown: &[RawStrippedState],
+) -> Result<Box<RawValue>> {
+    let rules = version::rules(version).ok_or_else(|| {
+        let message = format!("this server has no rooms of version {version}");
+        Error::bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", version.as_str())
+    })?;
+    let mut pdu = admit::object(pdu, rules)?;
+    let event = admit::one(rooms, pdu.clone(), rules).await?;
+    if event.event_id != event_id || event.room_id != room_id {
+        return Err(Error::invalid_param("the path names another event or room than the body"));
+    }
+    if event.kind != "m.room.member" || event.membership() != Some(MembershipState::Invite) {
+        return Err(Error::invalid_param("the event must be a member event with invite"));
+    }
+    let guest = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    let guest = guest
+        .filter(|guest| rooms.is_local(guest))
+        .ok_or_else(|| Error::forbidden("the invited user is not one of this server"))?;
+    if event.sender.server_name() != origin {
+        return Err(Error::forbidden(format!("{} is not a user of {origin}", event.sender)));
+    }
+    if crate::users::accounts::by_id(&rooms.users, guest)?.is_none_or(|(_, account)| account.deactivated) {
+        return Err(Error::not_found("the invited user has no account here"));
+    }
+    sign::sign_event(&mut pdu, rooms.config.server_name.as_str(), &rooms.key, rules);
+    let signed = Event::from_object(pdu, rules).map_err(|error| Error::bad_json(error.to_string()))?;
+    let signed = Arc::new(signed);
+    let here = numbers::find_room(&rooms.store, room_id)?
+        .map(|room| super::ephemeral::locals(rooms, room))
+        .transpose()?
+        .is_some_and(|locals| !locals.is_empty());
+    // A server that is in the room gets the invite a second time, as an event of the room.
+    if !here {
+        let shown = shown.iter().filter_map(|event| serde_json::to_value(event).ok());
+        let shown = shown.filter_map(|event| stripped(&event)).collect();
+        note_outside(rooms, room_id, rules, &signed, shown)?.published().await?;
+    }
+    Ok(signed.to_pdu())
+}
+
+/// Invites a user of another server: their server signs the invite first, then it enters the room.
+///
+/// Errors: 403 `M_FORBIDDEN`, or what the other server says.
+pub async fn outgoing(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    sender: &UserId,
+    guest: &UserId,
+    is_direct: bool,
+    reason: Option<&str>,
+) -> Result<()> {
+    let server = guest.server_name();
+    let (invite, before, shown) = {
+        let deciding = rooms.decide(room);
+        match deciding.membership(guest)? {
+            MembershipState::Join => return Err(Error::forbidden(format!("{guest} is already in the room"))),
+            MembershipState::Ban => return Err(Error::forbidden(format!("{guest} is banned from the room"))),
+            _ => {}
+        }
+        let mut content = Object::from([("membership".to_owned(), "invite".into())]);
+        if is_direct {
+            content.insert("is_direct".to_owned(), Value::Bool(true));
+        }
+        if let Some(reason) = reason {
+            content.insert("reason".to_owned(), reason.into());
+        }
+        let invite = deciding.compose(NewEvent::state(sender, "m.room.member", guest.as_str(), content))?;
+        deciding.authorize(&invite)?;
+        let mut shown = Vec::new();
+        for kind in SHOWN {
+            shown.extend(deciding.state(kind, "")?);
+        }
+        shown.extend(deciding.state("m.room.member", sender.as_str())?);
+        (invite, deciding.head().state.clone(), shown)
+    };
+    let signed = ask_to_sign(rooms, room, server, &invite, &shown).await?;
+    let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
+    let enter = move || {
+        let mut deciding = rooms.decide(&room);
+        deciding.authorize(&signed)?;
+        deciding.accept(&Arc::new(signed), &before, Standing::Accepted)?;
+        Ok::<_, Error>(deciding.commit()?)
+    };
+    tokio::task::spawn_blocking(enter).await.map_err(Error::internal)??.published().await?;
+    Ok(())
+}
+
+async fn ask_to_sign(
+    rooms: &Rooms,
+    room: &Room,
+    server: &ServerName,
+    invite: &Event,
+    shown: &[Arc<Known>],
+) -> Result<Event> {
+    // Whole PDUs: the invited server checks them itself, from room version 1 on.
+    let shown = shown.iter().map(|known| RawStrippedState::Pdu(known.event.to_pdu())).collect();
+    let (room_id, event_id, version) = (room.id.clone(), invite.event_id.clone(), room.version.clone());
+    let request = create_invite::v2::Request::new(room_id, event_id, version, invite.to_pdu(), shown);
+    let answer = rooms.remote.ask(server, request).await.map_err(|error| error.for_client(server))?.event;
+    let signed = admit::one(rooms, admit::object(&answer, room.rules)?, room.rules).await?;
+    match signed.event_id == invite.event_id {
+        true => Ok(signed),
+        false => Err(Error::bad_json(format!("{server} has changed the invite"))),
+    }
+}

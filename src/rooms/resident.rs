@@ -1,0 +1,179 @@
+//! What this server does for users of other servers who want to join, leave or knock at a room that it is in:
+//! a template first, then the signed event.
+//!
+//! Spec: server-server-api#joining-rooms, #leaving-rooms-rejecting-invites, #knocking-upon-a-room
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use http::StatusCode;
+use ruma::{EventId, OwnedEventId, RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
+
+use super::{Room, Rooms, append::NewEvent, cache::Known, intake, state::State};
+use crate::{
+    error::{Error, Result},
+    protocol::{
+        acl::ServerAcl,
+        canonical::{Object, Value},
+        event::Event,
+        sign,
+    },
+};
+
+/// Fails with 403 `M_FORBIDDEN` if the room's server ACL keeps a server out.
+///
+/// Spec: server-server-api#server-access-control-lists-acls
+pub fn check_acl(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<()> {
+    let current = rooms.current(room.number)?;
+    match rooms.in_state(&current, "m.room.server_acl", "")? {
+        Some(acl) if !ServerAcl::new(&acl.event).allows(server) => {
+            Err(Error::forbidden(format!("{server} may not take part in this room")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails with 404 `M_NOT_FOUND` unless a user of this server is in the room.
+pub fn check_in_room(rooms: &Rooms, room: &Room) -> Result<()> {
+    match super::ephemeral::locals(rooms, room.number)?.is_empty() {
+        true => Err(Error::not_found("this server is not in the room")),
+        false => Ok(()),
+    }
+}
+
+/// Fails with 403 `M_FORBIDDEN` unless a user of that server is in the room, or the world may read it.
+pub fn check_server_in_room(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<()> {
+    use crate::store::schema::rooms::ROOM_SERVERS;
+    match rooms.store.contains(ROOM_SERVERS, &(room.number, server.as_str().to_owned()))? {
+        true => Ok(()),
+        false => Err(Error::forbidden(format!("{server} is not in this room"))),
+    }
+}
+
+/// The template of a member event for a user of another server, which may then be signed and sent back.
+///
+/// Errors: 403 `M_FORBIDDEN`, 400 `M_INCOMPATIBLE_ROOM_VERSION`, 400 `M_UNABLE_TO_AUTHORISE_JOIN`.
+pub fn template(
+    rooms: &Rooms,
+    room: &Room,
+    user: &UserId,
+    membership: MembershipState,
+    versions: Option<&[RoomVersionId]>,
+) -> Result<Object> {
+    if versions.is_some_and(|versions| !versions.contains(&room.version)) {
+        let message = format!("the room has version {}, which your server does not have", room.version);
+        return Err(
+            Error::bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", room.version.as_str())
+        );
+    }
+    let deciding = rooms.decide(room);
+    let mut content = Object::from([("membership".to_owned(), membership.as_str().into())]);
+    if membership == MembershipState::Join
+        && let Some(authoriser) = deciding.authoriser(user)?
+    {
+        content.insert("join_authorised_via_users_server".to_owned(), authoriser.as_str().into());
+    }
+    let draft = deciding.draft(NewEvent::state(user, "m.room.member", user.as_str(), content))?;
+    let event = super::append::sign(rooms, draft.clone(), room.rules)?;
+    deciding.authorize(&event)?;
+    Ok(draft.into_pdu(room.rules))
+}
+
+/// Takes a signed join, leave or knock of a user of `origin` into the room, and returns it as it stands there.
+///
+/// Errors: 400 `M_INVALID_PARAM` or `M_BAD_JSON` if it is not such an event, 403 `M_FORBIDDEN` if the room
+/// refuses it.
+pub async fn receive(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    origin: &ServerName,
+    event_id: &EventId,
+    membership: MembershipState,
+    mut pdu: Object,
+) -> Result<Arc<Known>> {
+    check_member_event(&pdu, origin, &membership)?;
+    if membership == MembershipState::Join && authorised_by_us(rooms, &pdu) {
+        sign::sign_event(&mut pdu, rooms.config.server_name.as_str(), &rooms.key, room.rules);
+    }
+    let event = Event::from_object(pdu.clone(), room.rules).map_err(|error| Error::bad_json(error.to_string()))?;
+    if event.event_id != event_id || event.room_id != room.id {
+        return Err(Error::invalid_param("the path names another event or room than the body"));
+    }
+    intake::receive(rooms, room, origin, pdu).await?;
+    rooms.by_id(event_id)?.ok_or_else(|| Error::internal(format!("event {event_id} is missing")))
+}
+
+fn check_member_event(pdu: &Object, origin: &ServerName, membership: &MembershipState) -> Result<()> {
+    let text = |field: &str| pdu.get(field).and_then(Value::as_str);
+    let sender = text("sender").and_then(|sender| <&UserId>::try_from(sender).ok());
+    let sender = sender.ok_or_else(|| Error::bad_json("the event has no sender"))?;
+    let said = pdu.get("content").and_then(|content| content.get("membership")?.as_str());
+    if text("type") != Some("m.room.member") || said != Some(membership.as_str()) {
+        return Err(Error::bad_request(
+            "M_INVALID_PARAM",
+            format!("the event must be a member event with {membership}"),
+        ));
+    }
+    if text("state_key") != Some(sender.as_str()) {
+        return Err(Error::invalid_param("the event must be about its own sender"));
+    }
+    if sender.server_name() != origin {
+        return Err(Error::forbidden(format!("{sender} is not a user of {origin}")));
+    }
+    Ok(())
+}
+
+/// Whether a restricted join names a user of this server as the one who lets the joining user in.
+fn authorised_by_us(rooms: &Rooms, pdu: &Object) -> bool {
+    let authoriser = pdu.get("content").and_then(|content| content.get("join_authorised_via_users_server")?.as_str());
+    authoriser.and_then(|user| <&UserId>::try_from(user).ok()).is_some_and(|user| rooms.is_local(user))
+}
+
+/// All events that the events with these IDs rest on, without themselves unless they rest on each other.
+pub fn auth_chain(rooms: &Rooms, of: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<Arc<Known>>> {
+    let mut open: VecDeque<OwnedEventId> = of.into_iter().collect();
+    let mut seen = BTreeSet::new();
+    let mut chain = Vec::new();
+    while let Some(id) = open.pop_front() {
+        let Some(known) = rooms.by_id(&id)? else { continue };
+        for auth in &known.event.auth_events {
+            if seen.insert(auth.clone()) {
+                open.push_back(auth.clone());
+                chain.extend(rooms.by_id(auth)?);
+            }
+        }
+    }
+    Ok(chain)
+}
+
+/// A state and its auth chain, as other servers get them.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The events of the state.
+    pub state: Vec<Arc<Known>>,
+    /// What they rest on.
+    pub auth_chain: Vec<Arc<Known>>,
+}
+
+/// The state before an event with its auth chain.
+///
+/// Errors: 404 `M_NOT_FOUND` if the event is not known or has no place in the room.
+pub fn state_before(rooms: &Rooms, room: &Room, event_id: &EventId) -> Result<Snapshot> {
+    let not_found = || Error::not_found("this server does not know the state at that event");
+    let known = rooms.by_id(event_id)?.filter(|known| known.room == room.number).ok_or_else(not_found)?;
+    let state = rooms.state(known.before.ok_or_else(not_found)?)?;
+    snapshot(rooms, &state)
+}
+
+fn snapshot(rooms: &Rooms, state: &State) -> Result<Snapshot> {
+    let state = state.iter().map(|(_, number)| rooms.known(number)).collect::<Result<Vec<_>>>()?;
+    let auth_chain = auth_chain(rooms, state.iter().map(|known| known.event.event_id.clone()))?;
+    Ok(Snapshot { state, auth_chain })
+}
+
+/// The error for a restricted room whose conditions this server cannot check.
+pub fn unable_to_authorise(message: &'static str) -> Error {
+    Error::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message)
+}
