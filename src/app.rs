@@ -4,10 +4,12 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     chance::Chance,
     clock::Clock,
-    config::Config,
+    config::{Config, memory},
     error::Result,
     protocol::sign::KeyPair,
     remote::{
@@ -18,9 +20,6 @@ use crate::{
     store::Store,
     users::Users,
 };
-
-/// How much memory the room core's caches have unless the budget says otherwise, in bytes.
-const ROOM_CACHE: u64 = 16 * 1024 * 1024;
 
 /// The running server, as handlers see it.
 pub struct App {
@@ -38,6 +37,8 @@ pub struct App {
     pub remote: Arc<Remote>,
     /// The rooms.
     pub rooms: Arc<Rooms>,
+    /// Cancelled when the server stops: whoever waits for news answers with what there is.
+    pub stop: CancellationToken,
 }
 
 /// What every handler gets first.
@@ -57,8 +58,10 @@ impl App {
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
         let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
         let remote = Arc::new(remote);
-        let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), ROOM_CACHE));
-        Ok(Arc::new(Self { config, clock, chance, store, users, remote, rooms }))
+        // A quarter is the store's, a quarter is left for what is smaller.
+        let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory::budget(&config) / 2));
+        let stop = CancellationToken::new();
+        Ok(Arc::new(Self { config, clock, chance, store, users, remote, rooms, stop }))
     }
 
     /// A server for tests: everything in memory, a clock that the test turns, the same secrets each time.

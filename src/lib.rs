@@ -3,11 +3,13 @@
 pub mod api;
 pub mod app;
 pub mod chance;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod http;
 pub mod limits;
+pub mod observe;
 pub mod protocol;
 pub mod remote;
 pub mod rooms;

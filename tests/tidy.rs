@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Within a row nobody imports a neighbour, except where the row says `left > right`.
 const LAYERS: &[&str] = &[
     "main > cli",
-    "server tasks",
+    "server tasks observe",
     "api",
     "http",
     "app",

@@ -12,6 +12,7 @@ use std::{
 
 use ruma::{OwnedServerName, RoomVersionId};
 
+pub mod memory;
 pub mod option;
 pub mod paths;
 mod read;

@@ -1,0 +1,68 @@
+//! `ingle serve`: runs the server until it is told to stop.
+
+use std::{thread::available_parallelism, time::Duration};
+
+use tokio::runtime;
+use tracing::{error, info};
+
+use super::{Failure, Outcome, start};
+use crate::{api, config::Config, http, observe::logs, server};
+
+/// More threads would cost memory and answer a household no faster.
+const MOST_WORKERS: usize = 4;
+/// Reads that wait for the disk, and password hashes.
+const BLOCKING: usize = 16;
+
+pub fn run(config: Config) -> Outcome {
+    logs::start(&config.log).map_err(Failure::Usage)?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(available_parallelism().map_or(1, usize::from).min(MOST_WORKERS))
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the program cannot start: {error}"))?;
+    let done = runtime.block_on(serve(config));
+    // What is still being saved is saved; whoever only waits is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    if let Err(why) = &done {
+        // For those who read the log alone; the terminal gets it from whoever called.
+        server::notify(&format!("STATUS={why}"));
+    }
+    Ok(done?)
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    // Opened first: a port that is taken is said at once, and clients wait rather than fail meanwhile.
+    let server = server::Server::bind(&config)?;
+    let ctx = start::open(config)?;
+    let certificates = server.certificates();
+    if let Some(certificates) = &certificates {
+        certificates.warn();
+    }
+    tokio::spawn({
+        let stop = ctx.stop.clone();
+        async {
+            if let Err(error) = server::signals(certificates, stop).await {
+                error!("the program cannot hear signals: {error}");
+            }
+        }
+    });
+    greet(&ctx, &server);
+    server::notify("READY=1");
+    let service = http::service(api::http(ctx.clone()));
+    let all = server.run(service, ctx.stop.clone()).await.map_err(|error| format!("TLS cannot be spoken: {error}"))?;
+    info!("stopped{}", if all { "" } else { "; some requests were not answered" });
+    Ok(())
+}
+
+fn greet(ctx: &crate::app::Ctx, server: &server::Server) {
+    let config = &ctx.config;
+    info!(
+        "Ingle {} runs as {}. It listens at {} and keeps everything in {}",
+        env!("CARGO_PKG_VERSION"),
+        config.server_name,
+        server.urls().join(" and "),
+        config.data_dir.display(),
+    );
+}

@@ -1,0 +1,64 @@
+//! What `ingle serve` and the commands that work without a running server have in common: opening the
+//! data folder.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{
+    app::{App, Ctx},
+    chance::Chance,
+    clock::Clock,
+    config::{Config, memory},
+    remote::{
+        discovery::Discovery,
+        https::Https,
+        own_key, tls,
+        transport::{Island, Transport},
+    },
+    store::{Options, Store},
+};
+
+/// Opens the data folder and what is kept in it, making it if this is the first time.
+pub fn open(config: Config) -> Result<Ctx, String> {
+    private_folder(&config.data_dir)?;
+    let mut options = Options::new(config.data_dir.join("store"));
+    options.cache = memory::budget(&config) / 4;
+    let store = Store::open(options).map_err(|error| error.to_string())?;
+    let (clock, chance) = (Clock::system(), Chance::system());
+    let key = own_key::load_or_create(&config.data_dir, chance.bytes()).map_err(|error| error.to_string())?;
+    let transport = transport(&config, &clock)?;
+    App::new(config, clock, chance, store, key, transport).map_err(|error| format!("{error:?}"))
+}
+
+fn transport(config: &Config, clock: &Clock) -> Result<Arc<dyn Transport>, String> {
+    if !config.federation.enabled {
+        return Ok(Arc::new(Island));
+    }
+    let tls = tls::client(&config.tls.extra_roots, &[b"h2", b"http/1.1"]).map_err(|error| error.to_string())?;
+    Ok(Arc::new(Https::new(Discovery::new(clock.clone(), config.federation.allow_private_addresses), tls)))
+}
+
+/// A folder that only its owner may look into: people's letters are in it.
+fn private_folder(folder: &Path) -> Result<(), String> {
+    let show = folder.display();
+    let refused = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => format!(
+            "the data folder {show} may not be used; give it to the user who runs the server, or choose another \
+             with --data-dir"
+        ),
+        _ => format!("the data folder {show} cannot be used: {error}"),
+    };
+    if !folder.is_dir() {
+        return fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(refused);
+    }
+    let mode = fs::metadata(folder).map_err(refused)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        // A folder that somebody made beforehand, with the usual rights. Others' rights go, a group's stay.
+        _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode & 0o770));
+    }
+    Ok(())
+}
