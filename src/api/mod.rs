@@ -1,6 +1,7 @@
 //! The APIs: thin handlers from request to call to response, named after the specification's chapters.
 
 pub mod client;
+pub mod federation;
 mod health;
 mod well_known;
 
@@ -15,6 +16,7 @@ use crate::{
 pub fn routes() -> Routes {
     let mut to = Routes::new();
     client::routes(&mut to);
+    federation::routes(&mut to);
     well_known::routes(&mut to);
     health::routes(&mut to);
     to

@@ -97,7 +97,17 @@ impl Routes {
         let run = move |http: Arc<Http>, facts: Facts, incoming: Incoming, args: Vec<String>| {
             let answer = async move {
                 let (limit, memory) = (facts.body_limit, http.memory.clone());
-                let caller = identify::<C>(&http, facts, &incoming, b"").await?;
+                let mut incoming = incoming;
+                let (caller, _permit) = match C::SIGNS_BODY {
+                    true => {
+                        let body = std::mem::replace(&mut incoming.body, super::Body::Whole(bytes::Bytes::new()));
+                        let (body, permit) = memory.read(body, &incoming.headers, limit).await?;
+                        let caller = identify::<C>(&http, facts, &incoming, &body).await?;
+                        incoming.body = super::Body::Whole(body);
+                        (caller, permit)
+                    }
+                    false => (identify::<C>(&http, facts, &incoming, b"").await?, None),
+                };
                 let Incoming { method, uri, headers, peer, body } = incoming;
                 let answer =
                     handler(http.ctx.clone(), caller, Raw { method, uri, headers, peer, args, body, limit, memory });

@@ -240,7 +240,7 @@ impl From<Object> for Value {
 }
 
 /// An unsigned number of the protocol (a depth, a time) as a value.
-pub(super) fn unsigned(number: u64) -> Value {
+pub fn unsigned(number: u64) -> Value {
     match i64::try_from(number) {
         Ok(int) => Value::Int(int),
         Err(_) => Value::Lexeme(number.to_string().into()),

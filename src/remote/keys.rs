@@ -26,16 +26,18 @@ use crate::{
     error::Result,
     protocol::{
         canonical::{self, Numbers, Object},
-        sign::{PublicKey, verify_json},
+        sign::{PublicKey, sign_json, verify_json},
     },
     store::{
         Store,
-        schema::federation::{SERVER_KEYS, ServerKeyRow},
+        schema::federation::{SERVER_KEYS, SERVER_STATEMENTS, ServerKeyRow},
     },
 };
 
 /// The longest time for which an answer about keys is believed, in milliseconds.
 const LONGEST_VALIDITY: u64 = 7 * 24 * 3_600_000;
+/// For how long this server vouches for its own key, in milliseconds.
+const OWN_VALIDITY: u64 = 24 * 3_600_000;
 /// How many keys one server may have.
 const MOST_KEYS: usize = 50;
 /// How many keys stay in memory.
@@ -107,7 +109,7 @@ impl Keys {
     }
 
     /// Keeps what a server says of its keys.
-    fn keep(&self, statement: &Statement, now: u64) -> Result<()> {
+    fn keep(&self, statement: &Statement, text: String, now: u64) -> Result<()> {
         let believed = statement.valid_until_ts.min(now + LONGEST_VALIDITY);
         let mut write = self.store.write();
         let current = statement.verify_keys.iter().map(|(id, key)| (id, &key.key, believed, false));
@@ -118,6 +120,7 @@ impl Keys {
             write.put(SERVER_KEYS, &at, &row);
             self.cache.insert(at, row);
         }
+        write.put(SERVER_STATEMENTS, &statement.server_name.as_str().to_owned(), &text);
         drop(write.commit()?);
         Ok(())
     }
@@ -155,6 +158,40 @@ impl Remote {
         for some in servers.chunks(50) {
             join_all(some.iter().map(|(server, (key_id, purpose))| self.fetch_keys(server, key_id, *purpose))).await;
         }
+    }
+
+    /// What this server says of its own keys, signed. Spec: server-server-api#get_matrixkeyv2server
+    pub fn own_keys(&self) -> Object {
+        let own = Object::from([("key".to_owned(), self.key.public().to_base64().into())]);
+        let keys = Object::from([(self.key.id(), canonical::Value::Object(own))]);
+        let mut object = Object::from([
+            ("server_name".to_owned(), self.config.server_name.as_str().into()),
+            ("valid_until_ts".to_owned(), canonical::unsigned(self.clock.now() + OWN_VALIDITY)),
+            ("verify_keys".to_owned(), canonical::Value::Object(keys)),
+            ("old_verify_keys".to_owned(), canonical::Value::Object(Object::new())),
+        ]);
+        sign_json(&mut object, self.config.server_name.as_str(), &self.key);
+        object
+    }
+
+    /// What a server says of its keys, fetched if what is kept does not hold until `valid_until`, with the
+    /// signature of this server beside its own. Nothing if it cannot be had.
+    ///
+    /// Spec: server-server-api#querying-keys-through-another-server
+    pub async fn vouch(&self, server: &ServerName, valid_until: u64) -> Result<Option<Object>> {
+        if *server == *self.config.server_name {
+            return Ok(Some(self.own_keys()));
+        }
+        let kept = || self.store.get(SERVER_STATEMENTS, &server.as_str().to_owned());
+        let holds = |text: &String| statement_of(text).is_some_and(|(_, until)| until >= valid_until);
+        if !kept()?.as_ref().is_some_and(holds)
+            && let Err(error) = self.ask_server(server).await
+        {
+            tracing::debug!(%server, %error, "no keys to vouch for");
+        }
+        let Some((mut object, _)) = kept()?.as_ref().and_then(|text| statement_of(text)) else { return Ok(None) };
+        sign_json(&mut object, self.config.server_name.as_str(), &self.key);
+        Ok(Some(object))
     }
 
     async fn fetch_keys(&self, server: &ServerName, key_id: &str, purpose: Purpose) {
@@ -218,8 +255,16 @@ impl Remote {
             let only = |id: &str| public.clone().filter(|_| id == key_id);
             verify_json(object, server.as_str(), only).map_err(nonsense)?;
         }
-        self.keys.keep(&statement, self.clock.now()).map_err(|error| RemoteError::Nonsense(error.to_string()))
+        let text = canonical::write_object(object);
+        self.keys.keep(&statement, text, self.clock.now()).map_err(|error| RemoteError::Nonsense(error.to_string()))
     }
+}
+
+/// A kept statement with the time until which its server vouches for it.
+fn statement_of(text: &str) -> Option<(Object, u64)> {
+    let object = canonical::parse_object(text.as_bytes(), Numbers::Lax).ok()?;
+    let until = object.get("valid_until_ts").and_then(canonical::Value::as_int)?;
+    Some((object, until.try_into().ok()?))
 }
 
 fn nonsense(error: impl std::fmt::Display) -> RemoteError {

@@ -100,6 +100,35 @@ fn rows_end(direction: Direction, rows: &mut Scan<(RoomNo, u64, EventNo), Positi
     })
 }
 
+/// The event closest to a moment (milliseconds since the epoch), in one direction, that `keep` wants.
+/// Senders' clocks differ, so that the order of the room does not tell: every event is looked at.
+///
+/// Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
+pub fn closest(
+    rooms: &Rooms,
+    room: RoomNo,
+    moment: u64,
+    direction: Direction,
+    mut keep: impl FnMut(&Known) -> Result<bool>,
+) -> Result<Option<Arc<Known>>> {
+    let mut best: Option<Arc<Known>> = None;
+    for row in rooms.store.scan(HISTORY, &(room,)) {
+        let ((_, _, number), _) = row?;
+        let known = rooms.known(number)?;
+        let sent = known.event.origin_server_ts;
+        let (fits, better) = match direction {
+            Direction::Forward => (sent >= moment, best.as_ref().is_none_or(|best| sent < best.event.origin_server_ts)),
+            Direction::Backward => {
+                (sent <= moment, best.as_ref().is_none_or(|best| sent >= best.event.origin_server_ts))
+            }
+        };
+        if fits && better && keep(&known)? {
+            best = Some(known);
+        }
+    }
+    Ok(best)
+}
+
 /// The place in a room's history that a token means: one of `/messages`, or one of `/sync`.
 ///
 /// Errors: 400 `M_INVALID_PARAM` for what is neither.

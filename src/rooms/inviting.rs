@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, admit, append::NewEvent, cache::Known};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -197,11 +197,7 @@ pub async fn outgoing(
         }
         let invite = deciding.compose(NewEvent::state(sender, "m.room.member", guest.as_str(), content))?;
         deciding.authorize(&invite)?;
-        let mut shown = Vec::new();
-        for kind in SHOWN {
-            shown.extend(deciding.state(kind, "")?);
-        }
-        shown.extend(deciding.state("m.room.member", sender.as_str())?);
+        let shown = shown_in(rooms, &deciding.head().state, sender)?;
         (invite, deciding.head().state.clone(), shown)
     };
     let signed = ask_to_sign(rooms, room, server, &invite, &shown).await?;
@@ -214,6 +210,20 @@ pub async fn outgoing(
     };
     tokio::task::spawn_blocking(enter).await.map_err(Error::internal)??.published().await?;
     Ok(())
+}
+
+/// What somebody is shown of a room at whose door they stand with `event`.
+pub fn shown(rooms: &Rooms, room: &Room, event: &Known) -> Result<Vec<Arc<Known>>> {
+    let state = match event.before {
+        Some(before) => rooms.state(before)?,
+        None => rooms.current(room.number)?,
+    };
+    shown_in(rooms, &state, &event.event.sender)
+}
+
+fn shown_in(rooms: &Rooms, state: &State, sender: &UserId) -> Result<Vec<Arc<Known>>> {
+    let keys = SHOWN.iter().map(|kind| (*kind, "")).chain([("m.room.member", sender.as_str())]);
+    keys.filter_map(|(kind, key)| rooms.in_state(state, kind, key).transpose()).collect()
 }
 
 async fn ask_to_sign(

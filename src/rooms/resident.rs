@@ -9,7 +9,10 @@ use std::{
 };
 
 use http::StatusCode;
-use ruma::{EventId, OwnedEventId, RoomVersionId, ServerName, UserId, events::room::member::MembershipState};
+use ruma::{
+    EventId, OwnedEventId, RoomVersionId, ServerName, UserId,
+    api::federation::membership::create_join_event::v2::RoomState, events::room::member::MembershipState,
+};
 
 use super::{Room, Rooms, append::NewEvent, cache::Known, intake, state::State};
 use crate::{
@@ -19,6 +22,7 @@ use crate::{
         canonical::{Object, Value},
         event::Event,
         sign,
+        visibility::{self, HistoryVisibility},
     },
 };
 
@@ -171,6 +175,95 @@ fn snapshot(rooms: &Rooms, state: &State) -> Result<Snapshot> {
     let state = state.iter().map(|(_, number)| rooms.known(number)).collect::<Result<Vec<_>>>()?;
     let auth_chain = auth_chain(rooms, state.iter().map(|known| known.event.event_id.clone()))?;
     Ok(Snapshot { state, auth_chain })
+}
+
+/// What a server is told that has joined: the state before the join and what it rests on. With `omit_members`
+/// it gets only those members that it needs at once, and the servers that are in the room.
+///
+/// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+pub fn joined(rooms: &Rooms, room: &Room, join: &Known, omit_members: bool) -> Result<RoomState> {
+    let mut snapshot = state_before(rooms, room, &join.event.event_id)?;
+    let servers = match omit_members {
+        true => {
+            leave_out_members(rooms, room, &mut snapshot, join)?;
+            let mut servers: Vec<String> =
+                super::forks::servers(rooms, room.number)?.into_iter().map(Into::into).collect();
+            let joining = join.event.server();
+            servers.retain(|server| {
+                server != joining.as_str()
+                    || snapshot.state.iter().any(|known| {
+                        known.event.membership() == Some(MembershipState::Join) && known.event.server() == joining
+                    })
+            });
+            Some(servers)
+        }
+        false => None,
+    };
+    let pdus = |events: &[Arc<Known>]| events.iter().map(|known| known.event.to_pdu()).collect();
+    let mut answer = RoomState::new();
+    answer.members_omitted = omit_members;
+    answer.auth_chain = pdus(&snapshot.auth_chain);
+    answer.state = pdus(&snapshot.state);
+    answer.event = Some(join.event.to_pdu());
+    answer.servers_in_room = servers;
+    Ok(answer)
+}
+
+/// Leaves out of a state all members but the heroes of the room's name and whoever the join names.
+fn leave_out_members(rooms: &Rooms, room: &Room, snapshot: &mut Snapshot, join: &Known) -> Result<()> {
+    const HEROES: usize = 5;
+    let current = rooms.current(room.number)?;
+    let named = rooms.in_state(&current, "m.room.name", "")?.is_some()
+        || rooms.in_state(&current, "m.room.canonical_alias", "")?.is_some();
+    let mut heroes = if named { 0 } else { HEROES };
+    snapshot.state.retain(|known| {
+        if known.event.kind != "m.room.member" || known.event.state_key == join.event.state_key {
+            return true;
+        }
+        let present = matches!(known.event.membership(), Some(MembershipState::Join | MembershipState::Invite));
+        let kept = present && heroes > 0;
+        heroes -= usize::from(kept);
+        kept
+    });
+    let in_state: BTreeSet<_> = snapshot.state.iter().map(|known| known.number).collect();
+    snapshot.auth_chain = auth_chain(
+        rooms,
+        snapshot.state.iter().map(|known| known.event.event_id.clone()).chain([join.event.event_id.clone()]),
+    )?;
+    snapshot.auth_chain.retain(|known| !in_state.contains(&known.number));
+    Ok(())
+}
+
+/// Whether a server in the room may be given the content of an event.
+///
+/// Spec: server-server-api#backfilling-and-retrieving-missing-events
+pub fn may_see(rooms: &Rooms, server: &ServerName, known: &Known) -> Result<bool> {
+    let Some(before) = known.before else { return Ok(true) };
+    let state = rooms.state(before)?;
+    let history = rooms.in_state(&state, "m.room.history_visibility", "")?;
+    let visibility = history.map_or_else(Default::default, |known| visibility::of(&known.event));
+    let open = [HistoryVisibility::Shared, HistoryVisibility::WorldReadable];
+    if open.contains(&visibility) {
+        return Ok(true);
+    }
+    let memberships = memberships_of(rooms, server, known, &state)?;
+    Ok(visibility::server_may_see(&known.event, server, visibility, memberships))
+}
+
+/// The memberships of a server's users in a state.
+fn memberships_of(rooms: &Rooms, server: &ServerName, known: &Known, state: &State) -> Result<Vec<MembershipState>> {
+    use crate::store::schema::{numbers, rooms::MEMBERS};
+    let mut memberships = Vec::new();
+    for row in rooms.store.scan(MEMBERS, &(known.room,)) {
+        let ((_, user), _) = row?;
+        let Some(user) = numbers::user_id(&rooms.store, user)? else { continue };
+        if user.server_name() == server
+            && let Some(member) = rooms.in_state(state, "m.room.member", user.as_str())?
+        {
+            memberships.extend(member.event.membership());
+        }
+    }
+    Ok(memberships)
 }
 
 /// The error for a restricted room whose conditions this server cannot check.

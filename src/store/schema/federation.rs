@@ -22,6 +22,10 @@ pub struct ServerKeyRow {
 /// One row per key: `(server name, key ID)`. Written by `remote::keys`.
 pub const SERVER_KEYS: Table<(String, String), ServerKeyRow> = Table::new("server_keys");
 
+/// The newest statement of each server about its keys, as it was signed, so that this server can vouch for it.
+/// Written by `remote::keys`.
+pub const SERVER_STATEMENTS: Table<String, String> = Table::new("server_statements");
+
 /// A server that could not be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackOffRow {
