@@ -46,6 +46,9 @@ const LOGIN: Duration = Duration::from_secs(2 * 60);
 /// How long an OpenID token holds.
 const OPEN_ID: Duration = Duration::from_secs(3600);
 
+/// How long a nonce for a registration with the shared secret holds.
+const NONCE: Duration = Duration::from_secs(60);
+
 /// The context of this module. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
@@ -71,6 +74,7 @@ struct Inner {
     uia: uia::Sessions,
     logins: Tickets<UserNo>,
     open_ids: Tickets<UserNo>,
+    nonces: Tickets<()>,
 }
 
 impl Users {
@@ -85,6 +89,7 @@ impl Users {
             uia: uia::Sessions::new(),
             logins: Tickets::new(LOGIN, 1000),
             open_ids: Tickets::new(OPEN_ID, 1000),
+            nonces: Tickets::new(NONCE, 1000),
         };
         Self { server_name: config.server_name.clone(), config, clock, chance, store, inner: Arc::new(inner) }
     }
@@ -114,6 +119,11 @@ impl Users {
     /// Tokens with which somebody shows another program who they are.
     pub fn open_ids(&self) -> &Tickets<UserNo> {
         &self.inner.open_ids
+    }
+
+    /// Nonces for registrations with the shared secret.
+    pub fn nonces(&self) -> &Tickets<()> {
+        &self.inner.nonces
     }
 
     /// Commits at once; then, when it is durable, makes the server forget the tokens that the `Write`

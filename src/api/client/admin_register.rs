@@ -2,8 +2,6 @@
 //!
 //! `GET` gives a nonce; `POST` sends it back with the account and the HMAC-SHA1 of both under the secret.
 
-use std::{sync::LazyLock, time::Duration};
-
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,12 +16,8 @@ use crate::{
         accounts::{self, NewAccount},
         profiles,
         sessions::NewDevice,
-        tickets::Tickets,
     },
 };
-
-/// Nonces are no secrets, so one table serves every server of this process.
-static NONCES: LazyLock<Tickets<()>> = LazyLock::new(|| Tickets::new(Duration::from_secs(60), 1000));
 
 #[derive(Deserialize)]
 struct Body {
@@ -42,14 +36,14 @@ struct Body {
 /// Gives a nonce for one account.
 pub async fn nonce(ctx: Ctx, (): (), _: Raw) -> Result<Reply> {
     secret(&ctx)?;
-    Reply::value(&json!({ "nonce": NONCES.issue(&ctx.chance, ctx.clock.now(), ()) }))
+    Reply::value(&json!({ "nonce": ctx.users.nonces().issue(&ctx.chance, ctx.clock.now(), ()) }))
 }
 
 /// Makes an account.
 pub async fn register(ctx: Ctx, (): (), raw: Raw) -> Result<Reply> {
     let secret = secret(&ctx)?.to_owned();
     let body: Body = raw.json().await?;
-    let known = NONCES.take(ctx.clock.now(), &body.nonce);
+    let known = ctx.users.nonces().take(ctx.clock.now(), &body.nonce);
     known.ok_or_else(|| Error::bad_request("M_UNKNOWN", "this nonce is not known, or was used; get another"))?;
     if !is_signed(&body, &secret) {
         return Err(Error::forbidden("the mac does not fit: it is made of nonce, username, password and admin"));

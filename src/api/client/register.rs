@@ -69,7 +69,7 @@ async fn finish(
     token: Option<String>,
 ) -> Result<Reply> {
     let password = request.password.unwrap_or_default();
-    let device = (!request.inhibit_login).then(|| NewDevice {
+    let device = (!request.inhibit_login).then_some(NewDevice {
         id: request.device_id,
         name: request.initial_device_display_name,
         refresh: request.refresh_token,
