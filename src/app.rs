@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin::first::Invitation,
     chance::Chance,
     clock::Clock,
     config::{Config, memory},
@@ -37,6 +38,8 @@ pub struct App {
     pub remote: Arc<Remote>,
     /// The rooms.
     pub rooms: Arc<Rooms>,
+    /// How the first person gets an account.
+    pub invitation: Invitation,
     /// Cancelled when the server stops: whoever waits for news answers with what there is.
     pub stop: CancellationToken,
 }
@@ -61,7 +64,17 @@ impl App {
         // A quarter is the store's, a quarter is left for what is smaller.
         let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory::budget(&config) / 2));
         let stop = CancellationToken::new();
-        Ok(Arc::new(Self { config, clock, chance, store, users, remote, rooms, stop }))
+        Ok(Arc::new(Self {
+            config,
+            clock,
+            chance,
+            store,
+            users,
+            remote,
+            rooms,
+            invitation: Invitation::default(),
+            stop,
+        }))
     }
 
     /// A server for tests: everything in memory, a clock that the test turns, the same secrets each time.

@@ -1,5 +1,6 @@
 //! Ingle: a Matrix homeserver for one household.
 
+pub mod admin;
 pub mod api;
 pub mod app;
 pub mod chance;

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod federation;
 mod health;
+mod pages;
 mod well_known;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub fn routes() -> Routes {
     federation::routes(&mut to);
     well_known::routes(&mut to);
     health::routes(&mut to);
+    pages::routes(&mut to);
     to
 }
 

@@ -1,6 +1,6 @@
 //! `ingle serve`: runs the server until it is told to stop.
 
-use std::{thread::available_parallelism, time::Duration};
+use std::{net::SocketAddr, thread::available_parallelism, time::Duration};
 
 use tokio::runtime;
 use tracing::{error, info};
@@ -35,7 +35,7 @@ pub fn run(config: Config) -> Outcome {
 async fn serve(config: Config) -> Result<(), String> {
     // Opened first: a port that is taken is said at once, and clients wait rather than fail meanwhile.
     let server = server::Server::bind(&config)?;
-    let ctx = start::open(config)?;
+    let ctx = start::open(config).await?;
     let certificates = server.certificates();
     if let Some(certificates) = &certificates {
         certificates.warn();
@@ -49,6 +49,7 @@ async fn serve(config: Config) -> Result<(), String> {
         }
     });
     greet(&ctx, &server);
+    invite(&ctx, &server)?;
     server::notify("READY=1");
     let service = http::service(api::http(ctx.clone()));
     let all = server.run(service, ctx.stop.clone()).await.map_err(|error| format!("TLS cannot be spoken: {error}"))?;
@@ -65,4 +66,29 @@ fn greet(ctx: &crate::app::Ctx, server: &server::Server) {
         server.urls().join(" and "),
         config.data_dir.display(),
     );
+}
+
+/// Shows how to make the first account, if there is none.
+fn invite(ctx: &crate::app::Ctx, server: &server::Server) -> Result<(), String> {
+    let secret = ctx.invitation.issue(&ctx.users, &ctx.chance).map_err(|error| error.to_string())?;
+    let Some(secret) = secret else { return Ok(()) };
+    println!("\n  Nobody has an account here yet. Open this link to make yours; it works once:\n");
+    for url in addresses(&ctx.config, server) {
+        println!("    {url}/_ingle/set-up/{secret}");
+    }
+    println!();
+    Ok(())
+}
+
+/// Where a browser finds the server: on this machine, and from elsewhere if that is known.
+fn addresses(config: &Config, server: &server::Server) -> Vec<String> {
+    let plain = server.urls().into_iter().filter_map(|url| Some(url.strip_prefix("http://")?.to_owned()));
+    let here = plain.filter_map(|address| address.parse::<SocketAddr>().ok()).find_map(|address| {
+        let reached = address.ip().is_loopback() || address.ip().is_unspecified();
+        reached.then(|| format!("http://localhost:{}", address.port()))
+    });
+    let public = Some(config.public_url());
+    let mut all: Vec<String> = here.into_iter().chain(public).collect();
+    all.dedup();
+    all
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    admin,
     app::{App, Ctx},
     chance::Chance,
     clock::Clock,
@@ -23,11 +24,12 @@ use crate::{
 };
 
 /// Opens the data folder and what is kept in it, making it if this is the first time.
-pub fn open(config: Config) -> Result<Ctx, String> {
+pub async fn open(config: Config) -> Result<Ctx, String> {
     private_folder(&config.data_dir)?;
     let mut options = Options::new(config.data_dir.join("store"));
     options.cache = memory::budget(&config) / 4;
     let store = Store::open(options).map_err(|error| error.to_string())?;
+    admin::identity::settle(&store, &config.server_name).await.map_err(|error| error.message.to_string())?;
     let (clock, chance) = (Clock::system(), Chance::system());
     let key = own_key::load_or_create(&config.data_dir, chance.bytes()).map_err(|error| error.to_string())?;
     let transport = transport(&config, &clock)?;

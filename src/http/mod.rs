@@ -31,7 +31,7 @@ pub use self::{
     caller::{Anyone, Bridge, Caller, Evidence, Origin, Scheme, User},
     dispatch::Http,
     reply::{IntoReply, Reply, ReplyBody},
-    request::{Body, Incoming, Raw},
+    request::{Body, Form, Incoming, Raw},
     routes::{Facts, Routes},
 };
 

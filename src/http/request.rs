@@ -152,6 +152,13 @@ impl Raw {
         serde_json::from_slice(&body).map_err(|error| json_error(&error, &body))
     }
 
+    /// The fields of an HTML form.
+    pub async fn form(self) -> Result<Form> {
+        let (body, _permit) = self.memory.read(self.body, &self.headers, self.limit).await?;
+        let text = String::from_utf8(body.to_vec());
+        text.map(Form).map_err(|_| Error::invalid_param("a form is sent as text"))
+    }
+
     /// The request as ruma reads it.
     pub async fn typed<R: IncomingRequest>(self) -> Result<R> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
@@ -163,6 +170,16 @@ impl Raw {
     /// The first value of a parameter in the query, decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.uri.query()?, name)
+    }
+}
+
+/// What somebody filled in on a page.
+pub struct Form(String);
+
+impl Form {
+    /// What was written into a field; empty if there is no such field.
+    pub fn field(&self, name: &str) -> String {
+        parameter(&self.0, name).unwrap_or_default()
     }
 }
 

@@ -8,6 +8,7 @@ pub mod events;
 pub mod federation;
 pub mod numbers;
 pub mod rooms;
+pub mod server;
 pub mod users;
 
 use crate::number;

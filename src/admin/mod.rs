@@ -1,0 +1,5 @@
+//! What whoever runs the server does: one function each, for the command line, the pages and the API.
+
+pub mod accounts;
+pub mod first;
+pub mod identity;
