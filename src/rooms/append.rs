@@ -81,6 +81,20 @@ pub struct Appended<'a> {
     pub before: &'a State,
     /// The end of the room with this event.
     pub head: &'a Head,
+    /// What the same `Write` has added.
+    added: &'a [Arc<Known>],
+}
+
+impl Appended<'_> {
+    /// The event that stood for a state key before this event.
+    pub fn state(&self, write: &Write, kind: &str, state_key: &str) -> Result<Option<Arc<Known>>> {
+        let Some(key) = self.rooms.state_key_in(write, kind, state_key)? else { return Ok(None) };
+        let Some(number) = self.before.get(key) else { return Ok(None) };
+        match self.added.iter().find(|known| known.number == number) {
+            Some(known) => Ok(Some(Arc::clone(known))),
+            None => self.rooms.known_in(write, number).map(Some),
+        }
+    }
 }
 
 /// An entry of the room's current state that changes, by an event or by resolution: what the projections in
@@ -324,6 +338,7 @@ impl<'a> Deciding<'a> {
             slot,
             before,
             head: &self.head,
+            added: &self.added,
         };
         for project in projections::ON_EVENT {
             project(&mut self.write, &appended)?;

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod filters;
 pub mod passwords;
 pub mod profiles;
+pub mod push_rules;
 pub mod registration;
 pub mod sessions;
 pub mod tickets;
@@ -71,6 +72,7 @@ struct Inner {
     sessions: sessions::Cache,
     seen: devices::Seen,
     passwords: passwords::Passwords,
+    push_rules: push_rules::Cache,
     uia: uia::Sessions,
     logins: Tickets<UserNo>,
     open_ids: Tickets<UserNo>,
@@ -86,6 +88,7 @@ impl Users {
             sessions: sessions::Cache::new(),
             seen: devices::Seen::default(),
             passwords: passwords::Passwords::new(),
+            push_rules: push_rules::Cache::default(),
             uia: uia::Sessions::new(),
             logins: Tickets::new(LOGIN, 1000),
             open_ids: Tickets::new(OPEN_ID, 1000),

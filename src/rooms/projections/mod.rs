@@ -6,12 +6,14 @@
 pub mod members;
 pub mod relations;
 pub mod timeline;
+pub mod unread;
 
 use super::append::{Appended, StateDelta};
 use crate::{error::Result, store::Write};
 
 /// Called for every event that becomes part of a room.
-pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] = &[timeline::project, relations::project];
+pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
+    &[timeline::project, relations::project, unread::project];
 
 /// Called for every entry of a room's current state that changes.
 pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project];

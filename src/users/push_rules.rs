@@ -1,0 +1,71 @@
+//! The push rules of a user: rows like other account data, and parsed in memory, because every message asks
+//! for those of everybody in the room.
+//!
+//! Spec: client-server-api#push-rules
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use ruma::{UserId, events::push_rules::PushRulesEventContent, push::Ruleset};
+
+use super::{Users, account_data};
+use crate::{
+    error::{Error, Result},
+    protocol::push::default_rules,
+    store::schema::UserNo,
+};
+
+/// The type of account data that holds the rules.
+pub const KIND: &str = "m.push_rules";
+
+/// Parsed rules, by user. Bounded by the number of local users.
+#[derive(Default)]
+pub(super) struct Cache {
+    rules: Mutex<HashMap<UserNo, Arc<Ruleset>>>,
+    /// How often rules have changed: what was read before the newest change is not kept.
+    changes: AtomicU64,
+}
+
+/// The rules of a local user: their own, or those with which everybody begins.
+pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Ruleset>> {
+    let cache = &users.inner.push_rules;
+    if let Some(rules) = cache.rules.lock().get(&number) {
+        return Ok(Arc::clone(rules));
+    }
+    let changes = cache.changes.load(Ordering::Acquire);
+    let kept = account_data::find(users, number, None, KIND)?;
+    let rules = kept.as_deref().and_then(|json| serde_json::from_str::<PushRulesEventContent>(json).ok());
+    let rules = Arc::new(rules.map_or_else(|| default_rules(id), |content| content.global));
+    let mut kept = cache.rules.lock();
+    if cache.changes.load(Ordering::Acquire) == changes {
+        kept.insert(number, Arc::clone(&rules));
+    }
+    Ok(rules)
+}
+
+/// Changes the rules of a local user; `change` may refuse.
+pub async fn edit(
+    users: &Users,
+    number: UserNo,
+    id: &UserId,
+    change: impl FnOnce(&mut Ruleset) -> Result<()>,
+) -> Result<()> {
+    let edited = account_data::edit(users, number, None, KIND, |before| {
+        let before = before.and_then(|json| serde_json::from_value::<PushRulesEventContent>(json).ok());
+        let mut rules = before.map_or_else(|| default_rules(id), |content| content.global);
+        change(&mut rules)?;
+        serde_json::to_value(PushRulesEventContent::new(rules)).map_err(Error::internal)
+    });
+    let done = edited.await;
+    let cache = &users.inner.push_rules;
+    let mut kept = cache.rules.lock();
+    cache.changes.fetch_add(1, Ordering::AcqRel);
+    kept.remove(&number);
+    done
+}
