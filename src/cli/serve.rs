@@ -6,7 +6,7 @@ use tokio::runtime;
 use tracing::{error, info};
 
 use super::{Failure, Outcome, start};
-use crate::{api, config::Config, http, observe::logs, server};
+use crate::{api, config::Config, http, observe::logs, server, tasks};
 
 /// More threads would cost memory and answer a household no faster.
 const MOST_WORKERS: usize = 4;
@@ -48,6 +48,7 @@ async fn serve(config: Config) -> Result<(), String> {
             }
         }
     });
+    tasks::start(&ctx);
     greet(&ctx, &server);
     invite(&ctx, &server)?;
     server::notify("READY=1");

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use ruma::ServerName;
+use tokio::sync::Notify;
 
 use crate::{
     error::Result,
@@ -27,13 +28,14 @@ const MOST_SERVERS: usize = 20_000;
 pub struct BackOff {
     store: Store,
     rows: Mutex<HashMap<String, BackOffRow>>,
+    returned: Notify,
 }
 
 impl BackOff {
     /// As it was when the server last ran.
     pub fn load(store: &Store) -> Result<Self> {
         let rows = store.scan(BACK_OFF, &()).take(MOST_SERVERS).collect::<Result<_, _>>()?;
-        Ok(Self { store: store.clone(), rows: Mutex::new(rows) })
+        Ok(Self { store: store.clone(), rows: Mutex::new(rows), returned: Notify::new() })
     }
 
     /// When to ask a server again, if not now. Times are milliseconds since the epoch.
@@ -67,8 +69,14 @@ impl BackOff {
             let mut write = self.store.write();
             write.delete(BACK_OFF, &server.as_str().to_owned());
             drop(write.commit()?);
+            self.returned.notify_waiters();
         }
         Ok(())
+    }
+
+    /// Told whenever a server that was left alone has shown itself.
+    pub fn returned(&self) -> &Notify {
+        &self.returned
     }
 }
 

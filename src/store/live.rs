@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
+use tokio::sync::broadcast;
 
 use super::schema::{RoomNo, UserNo};
 
@@ -15,10 +16,30 @@ const MOST_TYPING_ROOMS: usize = 2_000;
 /// How many people may be typing in one room at once.
 const MOST_TYPING_USERS: usize = 50;
 
+/// How many changes wait for whoever follows them; beyond that they miss some.
+const WAITING: usize = 256;
+
 /// The bus.
-#[derive(Default)]
 pub struct Live {
     inner: Mutex<Inner>,
+    outgoing: broadcast::Sender<TypingChange>,
+}
+
+/// Somebody began or stopped typing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TypingChange {
+    /// Where.
+    pub room: RoomNo,
+    /// Who.
+    pub user: UserNo,
+    /// Which of the two.
+    pub typing: bool,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), outgoing: broadcast::Sender::new(WAITING) }
+    }
 }
 
 #[derive(Default)]
@@ -55,8 +76,15 @@ impl Live {
             entry.changed = counter;
             inner.counter = counter;
             inner.forget_oldest();
+            // Nobody follows where there is no federation.
+            drop(self.outgoing.send(TypingChange { room, user, typing: until.is_some() }));
         }
         changed
+    }
+
+    /// What changes from now on, for federation.
+    pub fn outgoing(&self) -> broadcast::Receiver<TypingChange> {
+        self.outgoing.subscribe()
     }
 
     /// Who is typing in a room, if that changed after `since`.

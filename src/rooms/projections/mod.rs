@@ -4,6 +4,7 @@
 //! hangs on [`ON_STATE`] only. The order of a list is the order of its calls.
 
 pub mod members;
+pub mod outbox;
 pub mod relations;
 pub mod timeline;
 pub mod unread;
@@ -13,7 +14,7 @@ use crate::{error::Result, store::Write};
 
 /// Called for every event that becomes part of a room.
 pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
-    &[timeline::project, relations::project, unread::project];
+    &[timeline::project, relations::project, unread::project, outbox::project];
 
 /// Called for every entry of a room's current state that changes.
 pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project];

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Table;
+use super::{EventNo, RoomNo};
+use crate::store::{Position, Table};
 
 /// A signing key of another server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,3 +43,25 @@ pub struct BackOffRow {
 
 /// One row per server that cannot be reached at present. Written by `remote::back_off`.
 pub const BACK_OFF: Table<String, BackOffRow> = Table::new("back_off");
+
+/// Something that other servers are to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutboxRow {
+    /// An event, for the servers that are in its room.
+    Pdu(EventNo),
+    /// An ephemeral event, as JSON text, for all other servers in a room.
+    ToRoom(RoomNo, String),
+    /// An ephemeral event, as JSON text, for these servers.
+    ToServers(Vec<String>, String),
+}
+
+/// What other servers are to be sent, in the order of the log. Written with what it is about, by whoever
+/// makes it; removed by `outbound` once nobody waits for it.
+pub const OUTBOX: Table<Position, OutboxRow> = Table::new("outbox");
+
+/// Up to where of [`OUTBOX`] each server has got what is for it; a server without a row has nothing to wait for.
+/// Written by `outbound`.
+pub const SENT: Table<String, Position> = Table::new("sent");
+
+/// Up to where [`OUTBOX`] was divided among servers; there is one row.
+pub const DIVIDED: Table<(), Position> = Table::new("divided");

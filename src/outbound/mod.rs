@@ -1,0 +1,9 @@
+//! Sending to other servers: one queue per destination, retried until it is delivered.
+//!
+//! [`queue`] decides what goes out next (pure); [`follow`] reads the outbox and sends. Nobody calls this module:
+//! to reach another server, append an event, or put a row into the outbox.
+//!
+//! Spec: server-server-api#transactions
+
+pub mod follow;
+pub mod queue;

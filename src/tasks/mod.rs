@@ -1,0 +1,51 @@
+//! What runs beside the requests: the followers of the log, and what is done from time to time.
+//!
+//! A task that fails is started again after a pause, with one line in the log; all of them end when the server
+//! stops.
+
+use std::{future::Future, time::Duration};
+
+use crate::{app::Ctx, error::Result, outbound, rooms::ephemeral};
+
+/// How long to wait before a task that failed is started again.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How often to look for typing notices that have ended, at most.
+const TYPING: Duration = Duration::from_secs(1);
+
+/// Starts everything. The tasks end with `ctx.stop`.
+pub fn start(ctx: &Ctx) {
+    keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
+    keep_up(ctx, "ending typing notices", typing);
+}
+
+fn keep_up<F>(ctx: &Ctx, name: &'static str, task: fn(Ctx) -> F)
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let ctx = ctx.clone();
+    tokio::spawn(async move {
+        let stop = ctx.stop.clone();
+        let again = async {
+            loop {
+                match tokio::spawn(task(ctx.clone())).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => tracing::error!(?error, "{name} failed and is started again"),
+                    Err(error) => tracing::error!(%error, "{name} broke off and is started again"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = again => {}
+        }
+    });
+}
+
+/// Ends typing notices when their time is over.
+async fn typing(ctx: Ctx) -> Result<()> {
+    loop {
+        ephemeral::expire_typing(&ctx.rooms)?;
+        tokio::time::sleep(TYPING).await;
+    }
+}
