@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// An account as a list shows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Entry {
     /// Whose it is.
     pub id: OwnedUserId,

@@ -5,8 +5,10 @@
 
 mod check;
 mod config;
+mod control;
 mod serve;
 mod start;
+mod user;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -55,6 +57,11 @@ enum Command {
         /// The configuration file
         file: Option<PathBuf>,
     },
+    /// Make, list and end accounts
+    ///
+    /// Works while the server runs, and when it does not.
+    #[command(subcommand)]
+    User(user::Command),
     /// Show what can be configured
     #[command(subcommand)]
     Config(config::Command),
@@ -82,6 +89,7 @@ pub fn run() -> ExitCode {
     let done = match command.unwrap_or(Command::Serve) {
         Command::Serve => place.config().and_then(serve::run),
         Command::CheckConfig { file } => check::run(&Place { config: file.or(place.config.clone()), ..place }),
+        Command::User(command) => place.config().and_then(|config| user::run(config, command)),
         Command::Config(command) => config::run(&command),
     };
     let (message, status) = match done {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, thread::available_parallelism, time::Duration};
 use tokio::runtime;
 use tracing::{error, info};
 
-use super::{Failure, Outcome, start};
+use super::{Failure, Outcome, control, start};
 use crate::{api, config::Config, http, observe::logs, server, tasks};
 
 /// More threads would cost memory and answer a household no faster.
@@ -49,6 +49,7 @@ async fn serve(config: Config) -> Result<(), String> {
         }
     });
     tasks::start(&ctx);
+    control::listen(ctx.clone());
     greet(&ctx, &server);
     invite(&ctx, &server)?;
     server::notify("READY=1");

@@ -126,7 +126,7 @@ fn refused(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// Opens a unix socket, in the place of one that a dead program left behind.
-pub(super) fn unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), String> {
+pub fn unix(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), String> {
     let file = path.display();
     let refused = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => format!("the folder of the socket {file} does not exist; make it first"),

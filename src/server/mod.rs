@@ -25,7 +25,7 @@ pub use self::{
     accept::{Answers, Sends},
     certificate::Certificates,
     limits::Limits,
-    listen::Socket,
+    listen::{Socket, unix as unix_socket},
     notify::say as notify,
     patience::Upload,
     signals::signals,

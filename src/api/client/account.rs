@@ -7,6 +7,7 @@ use ruma::authentication::TokenType;
 
 use super::uia::{Asked, Guarded, require};
 use crate::{
+    admin,
     app::Ctx,
     error::{Error, Result},
     http::User,
@@ -43,6 +44,7 @@ pub async fn deactivate(
     let user = user.ok_or_else(Error::missing_token)?;
     confirm(&ctx, "account/deactivate", &user, asked.subject, asked.proof).await?;
     accounts::deactivate(&ctx.users, user.number, asked.request.erase).await?;
+    admin::accounts::leave_all(&ctx.rooms, user.number, &user.id).await?;
     // There is nothing to unbind.
     Ok(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success))
 }
