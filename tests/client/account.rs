@@ -119,6 +119,10 @@ async fn an_openid_token_is_for_oneself() {
     let token = ann.post(&path, json!({})).await.ok();
     assert_eq!((&token["token_type"], &token["matrix_server_name"]), (&"Bearer".into(), &"localhost".into()));
     bob.post(&path, json!({})).await.is("403 M_FORBIDDEN");
+    let whose = |token: &str| format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
+    let shown = token["access_token"].as_str().expect("a token");
+    assert_eq!(ann.server.get(&whose(shown)).await.ok()["sub"], "@ann:localhost");
+    ann.server.get(&whose("nonsense")).await.is("401 M_UNKNOWN_TOKEN");
 }
 
 #[tokio::test]

@@ -8,5 +8,6 @@ mod devices;
 mod discovery;
 mod filters;
 mod login;
+mod moderation;
 mod profile;
 mod register;

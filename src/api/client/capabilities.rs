@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Lists them.
-pub async fn get(ctx: Ctx, _: User, _: get_capabilities::v3::Request) -> Result<Reply> {
+pub async fn get(ctx: Ctx, user: User, _: get_capabilities::v3::Request) -> Result<Reply> {
     let available: Map<String, Value> =
         version::ALL.iter().map(|rules| (rules.name().to_owned(), json!("stable"))).collect();
-    Reply::value(&json!({ "capabilities": {
+    let mut capabilities = json!({
         "m.change_password": { "enabled": true },
         "m.room_versions": { "default": ctx.config.rooms.default_version, "available": available },
         "m.set_displayname": { "enabled": true },
@@ -25,5 +25,9 @@ pub async fn get(ctx: Ctx, _: User, _: get_capabilities::v3::Request) -> Result<
         "m.3pid_changes": { "enabled": false },
         "m.get_login_token": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },
-    } }))
+    });
+    if user.admin {
+        capabilities["m.account_moderation"] = json!({ "lock": true, "suspend": true });
+    }
+    Reply::value(&json!({ "capabilities": capabilities }))
 }

@@ -9,6 +9,7 @@ mod discovery;
 mod filters;
 mod login;
 mod logout;
+mod moderation;
 mod profile;
 mod register;
 mod uia;
@@ -39,6 +40,8 @@ pub fn routes(to: &mut Routes) {
     to.add(account::deactivate);
     to.add(account::contacts);
     to.add(account::whoami).guests();
+    to.add(moderation::is_locked).add(moderation::lock);
+    to.add(moderation::is_suspended).add(moderation::suspend);
 
     // Capabilities negotiation
     to.add(capabilities::get).guests();

@@ -4,29 +4,45 @@
 //!
 //! Spec: client-server-api#profiles
 
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId, api::federation::query::get_profile_information};
 use serde_json::{Map, Value, json};
 
 use crate::{
     app::Ctx,
     error::{Error, Result},
     http::{Raw, Reply, User},
+    remote::Patience,
     store::schema::UserNo,
     users::{accounts, profiles},
 };
 
 /// Shows a whole profile.
 pub async fn all(ctx: Ctx, (): (), raw: Raw) -> Result<Reply> {
-    let user = known(&ctx, &user(&raw)?)?;
-    Reply::value(&profiles::all(&ctx.users, user)?)
+    Reply::value(&shown(&ctx, &user(&raw)?).await?)
 }
 
 /// Shows a field of a profile.
 pub async fn field(ctx: Ctx, (): (), raw: Raw) -> Result<Reply> {
-    let (user, name) = (known(&ctx, &user(&raw)?)?, name(&raw)?);
-    let value = profiles::field(&ctx.users, user, name)?;
+    let (user, name) = (user(&raw)?, name(&raw)?);
+    let value = shown(&ctx, &user).await?.remove(name);
     let value = value.ok_or_else(|| Error::not_found("this profile has no such field"))?;
     Reply::value(&json!({ name: value }))
+}
+
+/// The profile of anybody; that of another server's user is asked for there.
+async fn shown(ctx: &Ctx, user: &UserId) -> Result<Map<String, Value>> {
+    if ctx.users.is_local(user) {
+        return Ok(profiles::all(&ctx.users, known(ctx, user)?)?.into_iter().collect());
+    }
+    let server = user.server_name();
+    let request = get_profile_information::v1::Request::new(user.to_owned());
+    let answer = ctx.remote.exchange(server, request, Patience::default(), true).await;
+    let answer = answer.map_err(|error| error.for_client(server))?;
+    let not_found = || Error::not_found(format!("{server} shows no profile of {user}"));
+    match answer.status().is_success() {
+        true => serde_json::from_slice(answer.body()).map_err(|_| not_found()),
+        false => Err(not_found()),
+    }
 }
 
 /// Sets a field of one's own profile.

@@ -6,6 +6,7 @@ mod events;
 mod invite;
 mod keys;
 mod membership;
+mod openid;
 mod query;
 mod send;
 mod version;
@@ -43,7 +44,8 @@ pub fn routes(to: &mut Routes) {
         .add(membership::send_knock)
         .add(invite::invite)
         .add(query::directory)
-        .add(query::profile);
+        .add(query::profile)
+        .add(openid::user_info);
     invite::old(to);
     membership::old(to);
 }

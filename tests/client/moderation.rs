@@ -1,0 +1,52 @@
+//! Locking and suspending accounts.
+
+use ingle::users::accounts;
+use serde_json::json;
+
+use crate::harness::{User, server};
+
+async fn cast() -> (User, User) {
+    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let users = &ann.server.ctx.users;
+    let number = users.identify(&ann.token).expect("a user").number;
+    accounts::change(users, number, |account| account.admin = true).await.expect("a change");
+    (ann, bob)
+}
+
+#[tokio::test]
+async fn an_admin_locks_an_account_and_opens_it_again() {
+    let (ann, bob) = cast().await;
+    let path = "/_matrix/client/v1/admin/lock/@bob:localhost";
+    ann.put(path, json!({ "locked": true })).await.ok();
+    assert_eq!(ann.get(path).await.ok()["locked"], true);
+    bob.get("/_matrix/client/v3/devices").await.is("401 M_USER_LOCKED");
+    ann.put(path, json!({ "locked": false })).await.ok();
+    bob.get("/_matrix/client/v3/devices").await.ok();
+}
+
+#[tokio::test]
+async fn a_suspended_user_reads_and_says_nothing_new() {
+    let (ann, bob) = cast().await;
+    let path = "/_matrix/client/v1/admin/suspend/@bob:localhost";
+    ann.put(path, json!({ "suspended": true })).await.ok();
+    let name = "/_matrix/client/v3/profile/@bob:localhost/displayname";
+    bob.put(name, json!({ "displayname": "Bob" })).await.is("403 M_USER_SUSPENDED");
+    bob.get("/_matrix/client/v3/devices").await.ok();
+    assert_eq!(ann.get(path).await.ok()["suspended"], true);
+}
+
+#[tokio::test]
+async fn only_admins_moderate_and_never_each_other() {
+    let (ann, bob) = cast().await;
+    let lock = |name: &str| format!("/_matrix/client/v1/admin/lock/{name}");
+    let before = ann.server.trace();
+    bob.put(&lock("@bob:localhost"), json!({ "locked": true })).await.is("403 M_FORBIDDEN");
+    bob.get(&lock("@bob:localhost")).await.is("403 M_FORBIDDEN");
+    ann.put(&lock("@ann:localhost"), json!({ "locked": true })).await.is("403 M_FORBIDDEN");
+    ann.put(&lock("@nobody:localhost"), json!({ "locked": true })).await.is("404 M_NOT_FOUND");
+    ann.put(&lock("@cem:elsewhere.org"), json!({ "locked": true })).await.is("400 M_INVALID_PARAM");
+    assert_eq!(ann.server.trace(), before);
+    let capabilities = "/_matrix/client/v3/capabilities";
+    assert_eq!(ann.get(capabilities).await.ok()["capabilities"]["m.account_moderation"]["lock"], true);
+    assert_eq!(bob.get(capabilities).await.ok()["capabilities"].get("m.account_moderation"), None);
+}
