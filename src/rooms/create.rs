@@ -53,9 +53,18 @@ struct Plan {
 /// Errors: 400 `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE`, `M_ROOM_IN_USE`, `M_BAD_JSON`.
 pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<Room>, Ticket)> {
     let plan = plan(rooms, creator, request)?;
-    let first = create_event(rooms, &plan)?;
-    let room = rooms.begin(first.room_id.clone(), plan.rules)?;
     let _aliases = rooms.aliases.lock();
+    let mut now = rooms.clock.now();
+    let (first, room) = loop {
+        let first = create_event(rooms, &plan, now)?;
+        let room = rooms.begin(first.room_id.clone(), plan.rules)?;
+        // Where a room's ID is the hash of its create event, two rooms of one moment would be the same room.
+        let is_new = room.head.lock().extremities.is_empty();
+        if is_new {
+            break (first, room);
+        }
+        now += 1;
+    };
     if let Some(alias) = &plan.alias {
         aliases::check_free(rooms, alias)?;
     }
@@ -166,10 +175,10 @@ fn additional_creators(
     Ok(())
 }
 
-fn create_event(rooms: &Rooms, plan: &Plan) -> Result<Event> {
+fn create_event(rooms: &Rooms, plan: &Plan, now: u64) -> Result<Event> {
     let mut draft = Draft::new("m.room.create", plan.creator.clone(), plan.create.clone());
     draft.state_key = Some(String::new());
-    draft.origin_server_ts = rooms.clock.now();
+    draft.origin_server_ts = now;
     if !plan.rules.room_id_is_hash {
         draft.room_id = Some(ruma::RoomId::new_v1(&rooms.config.server_name));
     }

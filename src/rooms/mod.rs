@@ -79,7 +79,7 @@ pub struct Rooms {
     pub key: Arc<KeyPair>,
     cache: Cache,
     open: Mutex<HashMap<RoomNo, Arc<Room>>>,
-    /// Held while aliases change.
+    /// Held while aliases change, and while a room begins.
     aliases: Mutex<()>,
     /// Held while receipts change.
     receipts: Mutex<()>,

@@ -101,6 +101,16 @@ fn a_private_room_begins_with_its_creator_and_closed_doors() {
 }
 
 #[test]
+fn two_rooms_of_the_same_moment_are_two_rooms() {
+    let rooms = rooms();
+    let ann = user(&rooms, "ann");
+    let (one, two) = (new_room(&rooms, &ann, Request::new()), new_room(&rooms, &ann, Request::new()));
+    assert_ne!(one.id, two.id);
+    say(&rooms, &two, &ann, "in the second").unwrap();
+    assert!(messages(&rooms, &one, &ann).is_empty());
+}
+
+#[test]
 fn a_room_of_every_version_holds_a_conversation() {
     for version in [RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12] {
         let rooms = rooms();
