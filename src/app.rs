@@ -19,6 +19,7 @@ use crate::{
     },
     rooms::Rooms,
     store::Store,
+    sync::Sync,
     users::Users,
 };
 
@@ -38,6 +39,8 @@ pub struct App {
     pub remote: Arc<Remote>,
     /// The rooms.
     pub rooms: Arc<Rooms>,
+    /// What changed for whom.
+    pub sync: Arc<Sync>,
     /// How the first person gets an account.
     pub invitation: Invitation,
     /// Cancelled when the server stops: whoever waits for news answers with what there is.
@@ -64,6 +67,7 @@ impl App {
         // A quarter is the store's, a quarter is left for what is smaller.
         let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory::budget(&config) / 2));
         let stop = CancellationToken::new();
+        let sync = Arc::new(Sync::new(Arc::clone(&rooms), stop.clone()));
         Ok(Arc::new(Self {
             config,
             clock,
@@ -72,6 +76,7 @@ impl App {
             users,
             remote,
             rooms,
+            sync,
             invitation: Invitation::default(),
             stop,
         }))

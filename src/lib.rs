@@ -17,5 +17,6 @@ pub mod remote;
 pub mod rooms;
 pub mod server;
 pub mod store;
+pub mod sync;
 pub mod tasks;
 pub mod users;

@@ -64,6 +64,14 @@ impl State {
         Self { number: self.number, map: self.map.update(key, event) }
     }
 
+    /// The same with another event, or none, for a state key; not saved either.
+    pub fn set(&mut self, key: StateKeyNo, event: Option<EventNo>) {
+        match event {
+            Some(event) => self.map.insert(key, event),
+            None => self.map.remove(&key),
+        };
+    }
+
     /// What has to change in `self` to become `other`: key, the event here, the event there.
     pub fn diff(&self, other: &Self) -> Vec<(StateKeyNo, Option<EventNo>, Option<EventNo>)> {
         use imbl::ordmap::DiffItem;

@@ -120,9 +120,33 @@ impl<'a> Viewer<'a> {
         Ok(client_format(&known.event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
     }
 
-    fn unsigned(&self, known: &Known) -> Result<String> {
+    /// The same for an event in a list of state, which has no place in time: nothing is said of the viewer
+    /// and of what it replaced, so that no older state is looked at.
+    pub fn state_event(&self, known: &Known, room_id: bool) -> Result<String> {
+        let mut unsigned = self.age(known);
+        self.redacted_because(known, &mut unsigned)?;
+        unsigned.push('}');
+        Ok(client_format(&known.event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
+    }
+
+    fn age(&self, known: &Known) -> String {
         let age = i128::from(self.now) - i128::from(known.event.origin_server_ts);
-        let mut out = format!("{{\"age\":{age}");
+        format!("{{\"age\":{age}")
+    }
+
+    fn redacted_because(&self, known: &Known, out: &mut String) -> Result<()> {
+        let Some(redaction) = known.redacted_by else { return Ok(()) };
+        let redaction = self.rooms.known(redaction)?;
+        let mut unsigned = self.age(&redaction);
+        unsigned.push('}');
+        let because = client_format(&redaction.event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) });
+        text(out, "redacted_by", redaction.event.event_id.as_str());
+        let _ = write!(out, ",\"redacted_because\":{because}");
+        Ok(())
+    }
+
+    fn unsigned(&self, known: &Known) -> Result<String> {
+        let mut out = self.age(known);
         if let Some(before) = known.before {
             let own = known.event.is("m.room.member", self.user.as_str());
             let membership = match known.event.membership().filter(|_| own) {
@@ -131,14 +155,7 @@ impl<'a> Viewer<'a> {
             };
             text(&mut out, "membership", membership.as_str());
         }
-        if let Some(redaction) = known.redacted_by {
-            let redaction = self.rooms.known(redaction)?;
-            let age = i128::from(self.now) - i128::from(redaction.event.origin_server_ts);
-            let unsigned = format!("{{\"age\":{age}}}");
-            let because = client_format(&redaction.event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) });
-            text(&mut out, "redacted_by", redaction.event.event_id.as_str());
-            let _ = write!(out, ",\"redacted_because\":{because}");
-        }
+        self.redacted_because(known, &mut out)?;
         if let Some(replaced) = known.replaces {
             let replaced = self.rooms.known(replaced)?;
             text(&mut out, "prev_sender", replaced.event.sender.as_str());

@@ -46,6 +46,8 @@ impl Default for Live {
 struct Inner {
     counter: u64,
     typing: HashMap<RoomNo, Typing>,
+    /// The rooms of `typing` by their newest change.
+    order: BTreeMap<u64, RoomNo>,
 }
 
 #[derive(Default)]
@@ -66,6 +68,9 @@ impl Live {
     pub fn typing(&self, room: RoomNo, user: UserNo, until: Option<u64>) -> bool {
         let mut inner = self.inner.lock();
         let counter = inner.counter + 1;
+        if until.is_none() && !inner.typing.contains_key(&room) {
+            return false;
+        }
         let entry = inner.typing.entry(room).or_default();
         let changed = match until {
             Some(_) if !entry.until.contains_key(&user) && entry.until.len() >= MOST_TYPING_USERS => false,
@@ -73,8 +78,10 @@ impl Live {
             None => entry.until.remove(&user).is_some(),
         };
         if changed {
-            entry.changed = counter;
+            let before = std::mem::replace(&mut entry.changed, counter);
             inner.counter = counter;
+            inner.order.remove(&before);
+            inner.order.insert(counter, room);
             inner.forget_oldest();
             // Nobody follows where there is no federation.
             drop(self.outgoing.send(TypingChange { room, user, typing: until.is_some() }));
@@ -94,21 +101,27 @@ impl Live {
         Some(entry.until.keys().copied().collect())
     }
 
+    /// The rooms in which somebody began or stopped typing after `since`.
+    pub fn changed_since(&self, since: u64) -> Vec<RoomNo> {
+        self.inner.lock().order.range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
+    }
+
     /// Ends what has lasted too long, and returns the rooms in which somebody stopped typing.
     pub fn expire(&self, now: u64) -> Vec<RoomNo> {
         let mut inner = self.inner.lock();
-        let mut counter = inner.counter;
+        let Inner { counter, typing, order } = &mut *inner;
         let mut rooms = Vec::new();
-        for (room, entry) in &mut inner.typing {
+        for (room, entry) in typing {
             let before = entry.until.len();
             entry.until.retain(|_, until| *until > now);
             if entry.until.len() < before {
-                counter += 1;
-                entry.changed = counter;
+                *counter += 1;
+                order.remove(&entry.changed);
+                entry.changed = *counter;
+                order.insert(*counter, *room);
                 rooms.push(*room);
             }
         }
-        inner.counter = counter;
         rooms
     }
 
@@ -123,7 +136,7 @@ impl Inner {
         if self.typing.len() <= MOST_TYPING_ROOMS {
             return;
         }
-        if let Some(room) = self.typing.iter().min_by_key(|(_, entry)| entry.changed).map(|(room, _)| *room) {
+        if let Some((_, room)) = self.order.pop_first() {
             self.typing.remove(&room);
         }
     }
@@ -153,6 +166,8 @@ mod tests {
         assert_eq!(live.expire(999), []);
         assert_eq!(live.expire(1_000), [ROOM]);
         assert_eq!(live.typing_since(ROOM, seen), Some(vec![]));
+        assert_eq!(live.changed_since(seen), [ROOM]);
+        assert_eq!(live.changed_since(live.counter()), []);
     }
 
     #[test]
@@ -161,6 +176,7 @@ mod tests {
         for room in 0..3_000 {
             live.typing(RoomNo(room), ANN, Some(1_000));
         }
-        assert_eq!(live.inner.lock().typing.len(), MOST_TYPING_ROOMS);
+        let inner = live.inner.lock();
+        assert_eq!((inner.typing.len(), inner.order.len()), (MOST_TYPING_ROOMS, MOST_TYPING_ROOMS));
     }
 }

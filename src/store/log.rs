@@ -4,7 +4,10 @@
 //! before it is durable and applied. Followers watch the position; a waiting `/sync` registers for
 //! its user and is woken only by a `Write` that names that user.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::OwnedNotified};
@@ -24,8 +27,15 @@ number!(
 #[derive(Default)]
 pub struct Wakers {
     users: Mutex<HashMap<UserNo, Waiting>>,
-    rooms: Mutex<HashMap<RoomNo, Position>>,
+    rooms: Mutex<Touched>,
     started: Position,
+}
+
+/// The newest position of each room, by room and by position.
+#[derive(Default)]
+struct Touched {
+    newest: HashMap<RoomNo, Position>,
+    order: BTreeSet<(Position, RoomNo)>,
 }
 
 #[derive(Default)]
@@ -53,7 +63,17 @@ impl Wakers {
 
     /// The newest position at which a `Write` named `room`, or an upper bound of it.
     pub fn newest_in(&self, room: RoomNo) -> Position {
-        self.rooms.lock().get(&room).map_or(self.started, |newest| (*newest).max(self.started))
+        self.rooms.lock().newest.get(&room).map_or(self.started, |newest| (*newest).max(self.started))
+    }
+
+    /// The rooms that a `Write` named after `since`; nothing if `since` is before the start, because then
+    /// it may be any room.
+    pub fn touched_since(&self, since: Position) -> Option<Vec<RoomNo>> {
+        if since < self.started {
+            return None;
+        }
+        let after = (Position(since.0.saturating_add(1)), RoomNo(0));
+        Some(self.rooms.lock().order.range(after..).map(|(_, room)| *room).collect())
     }
 
     /// Ends the waits of `users`.
@@ -75,10 +95,33 @@ impl Wakers {
             entry.newest = entry.newest.max(position);
         }
         drop(waiting);
-        let mut newest = self.rooms.lock();
+        let mut touched = self.rooms.lock();
         for room in rooms {
-            let entry = newest.entry(*room).or_default();
-            *entry = (*entry).max(position);
+            match touched.newest.insert(*room, position) {
+                Some(before) if before > position => {
+                    touched.newest.insert(*room, before);
+                }
+                before => {
+                    before.map(|before| touched.order.remove(&(before, *room)));
+                    touched.order.insert((position, *room));
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_are_known_by_their_newest_position() {
+        let wakers = Wakers::new(Position(3));
+        wakers.note(&[], &[RoomNo(1), RoomNo(2)], Position(4));
+        wakers.note(&[], &[RoomNo(1)], Position(6));
+        assert_eq!(wakers.touched_since(Position(3)), Some(vec![RoomNo(2), RoomNo(1)]));
+        assert_eq!(wakers.touched_since(Position(4)), Some(vec![RoomNo(1)]));
+        assert_eq!(wakers.touched_since(Position(6)), Some(vec![]));
+        assert_eq!(wakers.touched_since(Position(2)), None);
     }
 }

@@ -11,3 +11,4 @@ mod login;
 mod moderation;
 mod profile;
 mod register;
+mod sync;

@@ -12,6 +12,7 @@ mod logout;
 mod moderation;
 mod profile;
 mod register;
+mod sync;
 mod uia;
 mod voip;
 
@@ -51,6 +52,9 @@ pub fn routes(to: &mut Routes) {
         .also("/_matrix/client/r0/user/{user_id}/filter")
         .guests();
     to.add(filters::get).guests();
+
+    // Syncing
+    to.raw(Method::GET, "/_matrix/client/v3/sync", sync::v3).also("/_matrix/client/r0/sync").guests();
 
     // Profiles
     const PROFILE: &str = "/_matrix/client/v3/profile/{user_id}";

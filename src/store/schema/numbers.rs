@@ -21,6 +21,14 @@ pub const STATE_KEY_NUMBERS: Table<(String, String), StateKeyNo> = Table::new("s
 /// The event type and state key behind a number.
 pub const STATE_KEYS: Table<StateKeyNo, (String, String)> = Table::new("state_keys");
 
+impl StateKeyNo {
+    /// Whether this is the key of a member event: such numbers are odd, so that whoever loads members only
+    /// on demand need not look at each.
+    pub fn is_member(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
 /// The number of a user, given now if there is none.
 pub fn user(write: &mut Write, id: &UserId) -> Result<UserNo, StoreError> {
     let key = id.as_str().to_owned();
@@ -61,7 +69,7 @@ pub fn state_key(write: &mut Write, kind: &str, state_key: &str) -> Result<State
     if let Some(number) = write.get(STATE_KEY_NUMBERS, &key)? {
         return Ok(number);
     }
-    let number = StateKeyNo(write.number());
+    let number = StateKeyNo((write.number() << 1) | u64::from(kind == "m.room.member"));
     write.put(STATE_KEY_NUMBERS, &key, &number);
     write.put(STATE_KEYS, &number, &key);
     Ok(number)

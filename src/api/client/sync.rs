@@ -1,0 +1,61 @@
+//! `/sync`.
+//!
+//! The query is read here and not by ruma, which knows neither the older name of `use_state_after` nor some
+//! fields of filters.
+//!
+//! Spec: client-server-api#syncing
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    app::Ctx,
+    error::{Error, Result},
+    http::{Raw, Reply, User},
+    sync::{
+        Reader,
+        filter::Filter,
+        v3::{self, Request, StateForm},
+    },
+    users::filters,
+};
+
+/// Tells what is new since a token, waiting for it if there is nothing.
+pub async fn v3(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
+    let since = v3::since(&raw.parameter("since").unwrap_or_default())?;
+    let timeout = match raw.parameter("timeout") {
+        Some(timeout) => timeout.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds"))?,
+        None => 0,
+    };
+    let form = match (flag(&raw, "use_state_after")?, flag(&raw, "org.matrix.msc4222.use_state_after")?) {
+        (true, _) => StateForm::After,
+        (false, true) => StateForm::UnstableAfter,
+        (false, false) => StateForm::Before,
+    };
+    let full_state = flag(&raw, "full_state")?;
+    let filter = filter(&ctx, &user, raw.parameter("filter").unwrap_or_default())?;
+    let request = Request { since, filter, full_state, form, timeout: Duration::from_millis(timeout) };
+    let reader = Reader { user: user.id, number: user.number, device: user.device };
+    Ok(Reply::json(v3::answer(Arc::clone(&ctx.sync), reader, request).await?))
+}
+
+/// A filter in the query: its JSON, or the ID of one that was stored.
+fn filter(ctx: &Ctx, user: &User, text: String) -> Result<Filter> {
+    if text.is_empty() {
+        return Ok(Filter::default());
+    }
+    if text.starts_with('{') {
+        return Filter::parse(&text);
+    }
+    match filters::find(&ctx.users, user.number, &text)? {
+        Some(json) => Filter::parse(&json),
+        None => Err(Error::invalid_param("you have stored no such filter; store it again")),
+    }
+}
+
+fn flag(raw: &Raw, name: &str) -> Result<bool> {
+    match raw.parameter(name).as_deref() {
+        None | Some("false" | "") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Error::invalid_param(format!("{name} is true or false"))),
+    }
+}

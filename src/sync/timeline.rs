@@ -1,0 +1,132 @@
+//! The newest events of a room, in the order of their arrival.
+//!
+//! Spec: client-server-api#syncing
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::Look;
+use crate::{
+    error::Result,
+    rooms::{cache::Known, token::Cursor},
+    store::{
+        Position,
+        schema::{
+            EventNo, RoomNo, StateKeyNo,
+            events::TIMELINE,
+            rooms::{self},
+        },
+    },
+};
+
+/// How many events that are not shown one look passes over in a room.
+const MOST_PASSED: usize = 2_000;
+/// How many events before a gap are looked at for the place from which pages lead through it.
+const LOOK_BACK: usize = 20;
+
+/// Which part of a timeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// What the reader has: the part begins after this.
+    pub after: Position,
+    /// Where the part ends; included.
+    pub until: Position,
+    /// How many events at most.
+    pub limit: usize,
+    /// Whether something that the reader lacks may lie before the part in any case.
+    pub gap: bool,
+}
+
+/// A part of a timeline.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    /// The events with their positions, oldest first.
+    pub events: Vec<(Position, Arc<Known>)>,
+    /// Whether there may be events that the reader lacks before these.
+    pub limited: bool,
+    /// Where pages of what is before begin.
+    pub prev_batch: Option<Cursor>,
+}
+
+impl Timeline {
+    /// Reads the newest events of a window that are wanted. `own` is an event that the reader may see
+    /// in any case.
+    pub fn read(
+        look: &Look<'_>,
+        room: RoomNo,
+        window: Window,
+        own: Option<EventNo>,
+        wants: impl Fn(&Known) -> Result<bool>,
+    ) -> Result<Self> {
+        let (from, to) = (Position(window.after.0.saturating_add(1)), Position(window.until.0.saturating_add(1)));
+        let mut rows = look.store().range(TIMELINE, &(room, from), &(room, to));
+        let mut events = Vec::new();
+        let mut limited = false;
+        let mut lowest = to;
+        let mut passed = 0;
+        while let Some(row) = rows.next_back() {
+            let ((_, at), number) = row?;
+            let known = look.rooms.known(number)?;
+            let unheard = known.event.state_key.is_none() && look.ignored.contains(&known.event.sender);
+            let shown = !unheard && wants(&known)? && (own == Some(number) || look.viewer.may_see(&known)?);
+            passed += usize::from(!shown);
+            if passed > MOST_PASSED || (shown && events.len() >= window.limit) {
+                limited = true;
+                break;
+            }
+            lowest = at;
+            if shown {
+                events.push((at, known));
+            }
+        }
+        events.reverse();
+        limited |= window.gap || (window.after == Position(0) && !limited && !begins(look, room)?);
+        let prev_batch = match limited {
+            true => Some(before_gap(look, room, lowest, events.first())?),
+            false => events.first().map(|(_, known)| before(known)),
+        };
+        Ok(Self { events, limited, prev_batch })
+    }
+
+    /// The position of the first event; `until` if there is none.
+    pub fn start(&self, until: Position) -> Position {
+        self.events.first().map_or(Position(until.0.saturating_add(1)), |(at, _)| *at)
+    }
+
+    /// The state keys of the state events here.
+    pub fn state_keys(&self, look: &Look<'_>) -> Result<BTreeSet<StateKeyNo>> {
+        let mut keys = BTreeSet::new();
+        for (kind, state_key) in self.events.iter().filter_map(|(_, known)| known.event.key()) {
+            keys.extend(look.rooms.state_key(kind, state_key)?);
+        }
+        Ok(keys)
+    }
+}
+
+/// Whether the timeline of a room begins with the room itself; otherwise there is more on other servers.
+fn begins(look: &Look<'_>, room: RoomNo) -> Result<bool> {
+    let first = look.store().scan(TIMELINE, &(room,)).next().transpose()?;
+    let create = rooms::find(look.store(), room)?.map(|row| row.create);
+    Ok(first.map(|(_, number)| number) == create)
+}
+
+fn before(known: &Known) -> Cursor {
+    Cursor { depth: known.event.depth, event: known.number }
+}
+
+/// A place in the history of a room from which pages backwards show all that arrived before `lowest`.
+///
+/// History goes by depth and the timeline by arrival. An event that came late may stand deeper than those
+/// that came before it, so the place is after the deepest of some: better to show an event twice.
+fn before_gap(
+    look: &Look<'_>,
+    room: RoomNo,
+    lowest: Position,
+    first: Option<&(Position, Arc<Known>)>,
+) -> Result<Cursor> {
+    let mut cursor = first.map_or(Cursor::START, |(_, known)| before(known));
+    for row in look.store().range(TIMELINE, &(room,), &(room, lowest)).rev().take(LOOK_BACK) {
+        let known = look.rooms.known(row?.1)?;
+        cursor = cursor.max(Cursor::after(known.event.depth, known.number));
+    }
+    Ok(cursor)
+}
