@@ -231,6 +231,7 @@ mod tests {
     #[test]
     fn the_sample_file_can_be_read_and_changes_nothing() {
         let sample = option::sample(Config::SECTIONS);
+        expect_file!["../../packaging/ingle.toml"].assert_eq(&sample);
         assert_eq!(good(&sample), Config::defaults(Path::new("/etc/ingle")));
     }
 
@@ -281,13 +282,14 @@ mod tests {
     #[test]
     fn a_slip_in_a_name_is_understood() {
         check_problems(
-            "sever_name = \"a\"\nopen = true\n[registation]\nopen = true\n[federation]\nenable = true\nport = 1\n",
+            "sever_name = \"a\"\naddress = true\nopen = true\n[registation]\nopen = true\n[federation]\nenable = true\nport = 1\n",
             expect![[r#"
                 1: there is no option `sever_name`; did you mean `server_name`?
-                2: `open` belongs under [registration]
-                3: there is no table [registation]; did you mean [registration]?
-                6: there is no option `enable`; did you mean `enabled`?
-                7: there is no option `port`; `ingle config sample` prints all there are
+                2: `address` belongs under [[listen]]
+                3: `open` belongs under [registration]
+                4: there is no table [registation]; did you mean [registration]?
+                7: there is no option `enable`; did you mean `enabled`?
+                8: there is no option `port`; `ingle config sample` prints all there are
             "#]],
         );
     }

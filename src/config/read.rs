@@ -179,6 +179,9 @@ fn unknown(section: &str, key: &str, value: &DeValue) -> String {
 fn place(option: &Declared) -> String {
     match option.section {
         "" => "at the top of the file, before the first [table]".to_owned(),
-        section => format!("under [{section}]"),
+        name if Config::SECTIONS.iter().any(|section| section.many && section.name == name) => {
+            format!("under [[{name}]]")
+        }
+        name => format!("under [{name}]"),
     }
 }

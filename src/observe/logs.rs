@@ -1,6 +1,7 @@
 //! The log: one line per event on the standard error, as text for people or JSON for machines.
 
 use std::{
+    any::Any,
     io::{self, IsTerminal},
     panic,
 };
@@ -35,8 +36,13 @@ pub fn start(log: &Log) -> Result<(), String> {
     started.map_err(|error| format!("the log cannot be started: {error}"))?;
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let said = panic.payload_as_str().unwrap_or("no reason given");
+        let said = said(panic.payload());
         error!(place, "a fault in the program: {said}");
     }));
     Ok(())
+}
+
+fn said(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
