@@ -116,6 +116,15 @@ pub struct StateDelta<'a> {
     pub new: Option<&'a Known>,
 }
 
+/// An ID for a new event, in rooms of versions 1 and 2, where the sender chooses it.
+pub fn chosen_id(rooms: &Rooms, rules: &Rules) -> Option<OwnedEventId> {
+    if rules.event_ids != EventIds::Chosen {
+        return None;
+    }
+    let name = rooms.remote.chance.word(18);
+    EventId::parse(format!("${name}:{}", rooms.config.server_name)).ok()
+}
+
 /// Signs a draft with the key of this server.
 ///
 /// Errors: 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`.
@@ -217,8 +226,7 @@ impl<'a> Deciding<'a> {
 
     /// What only rooms of versions 1 and 2 have: an ID that the sender chooses, and hashes beside references.
     fn name_references(&self, draft: &mut Draft) -> Result<()> {
-        let name = self.rooms.remote.chance.word(18);
-        draft.event_id = EventId::parse(format!("${name}:{}", self.rooms.config.server_name)).ok();
+        draft.event_id = chosen_id(self.rooms, self.room.rules);
         for id in draft.prev_events.iter().chain(&draft.auth_events) {
             if let Some(known) = self.by_id(id)? {
                 let hash = hash::reference_hash(&known.event.to_object(), self.room.rules);

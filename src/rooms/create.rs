@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     Room, Rooms, aliases,
-    append::{Deciding, NewEvent},
+    append::{Deciding, NewEvent, chosen_id},
 };
 use crate::{
     config::EncryptByDefault,
@@ -179,6 +179,7 @@ fn create_event(rooms: &Rooms, plan: &Plan, now: u64) -> Result<Event> {
     let mut draft = Draft::new("m.room.create", plan.creator.clone(), plan.create.clone());
     draft.state_key = Some(String::new());
     draft.origin_server_ts = now;
+    draft.event_id = chosen_id(rooms, plan.rules);
     if !plan.rules.room_id_is_hash {
         draft.room_id = Some(ruma::RoomId::new_v1(&rooms.config.server_name));
     }

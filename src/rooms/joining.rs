@@ -14,7 +14,10 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Room, Rooms, admit, append::sign};
+use super::{
+    Room, Rooms, admit,
+    append::{chosen_id, sign},
+};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -23,7 +26,7 @@ use crate::{
         compose::Draft,
         event::Event,
         graph,
-        version::{self, EventIds, Rules},
+        version::{self, Rules},
     },
     remote::{Patience, RemoteError},
     store::schema::{
@@ -137,10 +140,7 @@ fn draft(
     let hashes = &mut draft.reference_hashes;
     draft.prev_events = references(template.get("prev_events"), hashes);
     draft.auth_events = references(template.get("auth_events"), hashes);
-    if rules.event_ids == EventIds::Chosen {
-        let name = rooms.remote.chance.word(18);
-        draft.event_id = OwnedEventId::try_from(format!("${name}:{}", rooms.config.server_name)).ok();
-    }
+    draft.event_id = chosen_id(rooms, rules);
     Ok(draft)
 }
 

@@ -12,11 +12,13 @@
 #![allow(dead_code)]
 
 mod answer;
+mod network;
 mod server;
 mod user;
 
 pub use self::{
     answer::Answer,
+    network::{Network, network},
     server::{Server, server, server_with},
     user::User,
 };

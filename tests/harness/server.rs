@@ -22,7 +22,7 @@ use super::{Answer, User};
 #[derive(Clone)]
 pub struct Server {
     pub ctx: Ctx,
-    http: Arc<Http>,
+    pub(super) http: Arc<Http>,
 }
 
 /// A server on which anybody may make an account and nothing is limited.
@@ -38,7 +38,7 @@ pub async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
 }
 
 impl Server {
-    fn new(ctx: Ctx) -> Self {
+    pub(super) fn new(ctx: Ctx) -> Self {
         Self { http: api::http(Arc::clone(&ctx)), ctx }
     }
 

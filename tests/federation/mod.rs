@@ -1,0 +1,3 @@
+//! Scenes with several servers.
+
+mod rooms;

@@ -1,0 +1,91 @@
+//! Several servers in one process: what one sends, the other's own dispatch answers.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Request;
+use ingle::{
+    app::App,
+    chance::Chance,
+    clock::Clock,
+    config::Config,
+    http::Http,
+    protocol::sign::KeyPair,
+    remote::transport::{Answer, Exchange, Failure, Outgoing, Transport},
+    store::Store,
+    tasks,
+};
+use parking_lot::Mutex;
+
+use super::Server;
+
+/// A network with one clock. Clones are the same network.
+#[derive(Clone)]
+pub struct Network {
+    clock: Clock,
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    servers: Mutex<HashMap<String, Arc<Http>>>,
+    /// Servers that nobody can reach at present.
+    away: Mutex<BTreeSet<String>>,
+}
+
+/// A network without servers.
+pub fn network() -> Network {
+    Network { clock: Clock::by_hand(1_782_000_000_000), inner: Arc::default() }
+}
+
+impl Network {
+    /// A new server in this network.
+    pub async fn server(&self, name: &str) -> Server {
+        let mut config = Config::for_tests();
+        config.server_name = name.try_into().expect("a server name");
+        let seed = u64::try_from(self.inner.servers.lock().len()).expect("few servers");
+        let key = KeyPair::from_seed(&[u8::try_from(seed).expect("few servers") + 1; 32], "net");
+        let store = Store::in_memory();
+        let app = App::new(config, self.clock.clone(), Chance::seeded(seed), store, key, Arc::new(self.clone()));
+        let server = Server::new(app.expect("an empty store is good"));
+        self.inner.servers.lock().insert(name.to_owned(), server.http.clone());
+        tasks::start(&server.ctx);
+        server
+    }
+
+    /// Cuts a server off, until [`Network::back`].
+    pub fn away(&self, server: &Server) {
+        self.inner.away.lock().insert(server.ctx.config.server_name.to_string());
+    }
+
+    /// Connects a server again; enough time has passed for everybody to try once more.
+    pub fn back(&self, server: &Server) {
+        self.inner.away.lock().remove(server.ctx.config.server_name.as_str());
+        self.clock.advance(Duration::from_secs(24 * 3600));
+    }
+}
+
+impl Transport for Network {
+    fn send(&self, request: Outgoing) -> Exchange<'_> {
+        let name = request.destination.to_string();
+        let server = self.inner.servers.lock().get(&name).cloned();
+        let away = self.inner.away.lock().contains(&name);
+        Box::pin(async move {
+            let unreachable = || Failure::Unreachable("the network is cut".to_owned());
+            let server = server.filter(|_| !away).ok_or_else(unreachable)?;
+            let mut call = Request::new(request.body);
+            *call.method_mut() = request.method;
+            *call.uri_mut() = request.uri.parse().map_err(|_| unreachable())?;
+            *call.headers_mut() = request.headers;
+            let answer = server.call(call).await;
+            let (parts, body) = answer.into_parts();
+            match body.len() > request.limit {
+                true => Err(Failure::TooLarge),
+                false => Ok(Answer { status: parts.status, headers: parts.headers, body }),
+            }
+        })
+    }
+}
