@@ -14,6 +14,7 @@ use ingle::{
     http::{Http, Raw, Reply, Routes},
 };
 use ruma::api::client::account::get_username_availability;
+use tokio::sync::Semaphore;
 
 use crate::harness::{Answer, server, server_with};
 
@@ -140,4 +141,26 @@ async fn limited(_: Ctx, (): (), _: get_username_availability::v3::Request) -> R
 
 async fn call(http: &Arc<Http>, request: http::Result<Request<Bytes>>) -> Answer {
     Answer::new(http.call(request.expect("a request")).await)
+}
+
+/// What [`slow`] waits for, and what it says when it is through.
+static GO: Semaphore = Semaphore::const_new(0);
+static THROUGH: Semaphore = Semaphore::const_new(0);
+
+async fn slow(_: Ctx, (): (), _: Raw) -> Result<Reply> {
+    GO.acquire().await.expect("a permit").forget();
+    THROUGH.add_permits(1);
+    Ok(Reply::empty())
+}
+
+#[tokio::test]
+async fn what_was_begun_is_carried_out_even_if_the_client_hangs_up() {
+    let mut routes = Routes::new();
+    routes.raw(Method::POST, "/slow", slow);
+    let http = Http::new(App::for_tests(), routes);
+    let mut answer = Box::pin(call(&http, Request::post("/slow").body(Bytes::new())));
+    assert!(futures_util::poll!(&mut answer).is_pending());
+    drop(answer);
+    GO.add_permits(1);
+    THROUGH.acquire().await.expect("a permit").forget();
 }
