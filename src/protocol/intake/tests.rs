@@ -6,6 +6,7 @@ use super::*;
 use crate::protocol::{
     canonical::{Numbers, Value, parse_object},
     compose::Draft,
+    resolve::{self, Lookup},
     sign::{KeyPair, add_signature},
     testing::{Graph, State, id},
     version::by_name,

@@ -1,0 +1,250 @@
+//! Judging the events of one intake, one after the other.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{EventId, OwnedEventId};
+
+use super::{Before, Intake, Pause, StateId, Unjudged, Verdict, View, create_id};
+use crate::protocol::{
+    auth::{self, Refusal},
+    event::Event,
+    graph,
+    resolve::{self, Lookup, ResolveError, StateMap},
+};
+
+/// The room's current state, as it moves with the events that are accepted.
+pub(super) enum Current {
+    Of(StateId),
+    After(OwnedEventId),
+    State(Arc<StateMap>),
+}
+
+/// Where the events of one intake are judged, one after the other.
+pub(super) struct Court<'a, V> {
+    pub intake: &'a Intake,
+    pub view: &'a V,
+    pub pending: HashMap<OwnedEventId, Arc<Event>>,
+    pub judged: HashMap<OwnedEventId, (Verdict, Before)>,
+    pub ends: BTreeSet<OwnedEventId>,
+    pub current: Current,
+}
+
+impl<V: View> Court<'_, V> {
+    fn find(&self, id: &EventId) -> Option<Arc<Event>> {
+        self.pending.get(id).cloned().or_else(|| self.view.event(id).map(|known| known.event))
+    }
+
+    fn is_rejected(&self, id: &EventId) -> bool {
+        match self.judged.get(id) {
+            Some((verdict, _)) => matches!(verdict, Verdict::Rejected(_)),
+            None => self.view.event(id).is_some_and(|known| known.rejected),
+        }
+    }
+
+    pub fn judge_outlier(&self, event: &Event) -> Result<Verdict, Pause> {
+        Ok(match self.by_auth_events(event)? {
+            Ok(()) => Verdict::Outlier,
+            Err(refusal) => Verdict::Rejected(refusal),
+        })
+    }
+
+    pub fn judge(&mut self, event: &Event) -> Result<(Verdict, Before), Pause> {
+        let before = self.before(event)?;
+        let allowed = self
+            .by_auth_events(event)?
+            .and_then(|()| auth::check(self.intake.rules, event, |kind, key| self.entry(&before, kind, key)));
+        let known_rejected = self.view.event(&event.event_id).is_some_and(|known| known.rejected);
+        if let Err(refusal) = allowed {
+            return Ok((Verdict::Rejected(refusal), before));
+        }
+        if known_rejected {
+            // As an outlier it was rejected by its auth events, and they do not change.
+            return Ok((Verdict::Rejected(Refusal::RejectedBefore), before));
+        }
+        let is_at_the_end = self.ends.iter().eq(event.prev_events.iter().collect::<BTreeSet<_>>());
+        let is_given = self.intake.states.contains_key(&event.event_id);
+        if !is_at_the_end || is_given {
+            let current = |kind: &str, key: &str| match &self.current {
+                Current::Of(state) => self.find(&self.view.entry(*state, kind, key)?),
+                Current::After(id) => self.entry(&Before::After(id.clone()), kind, key),
+                Current::State(state) => self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
+            };
+            // Nothing is current before the room has begun.
+            if !self.ends.is_empty()
+                && let Err(refusal) = auth::check(self.intake.rules, event, current)
+            {
+                return Ok((Verdict::SoftFailed(refusal), before));
+            }
+        }
+        self.move_on(event, &before)?;
+        Ok((Verdict::Accepted, before))
+    }
+
+    /// Makes the accepted event an end of the room, and the current state what follows from it.
+    fn move_on(&mut self, event: &Event, before: &Before) -> Result<(), Pause> {
+        let id = &event.event_id;
+        self.judged.insert(id.clone(), (Verdict::Accepted, before.clone()));
+        graph::advance(&mut self.ends, event);
+        if self.ends.len() == 1 {
+            self.current = Current::After(id.clone());
+        } else if event.is_state() {
+            let ends: Vec<OwnedEventId> = self.ends.iter().cloned().collect();
+            let states = ends.iter().filter_map(|id| self.map_after(id)).collect();
+            self.current = Current::State(Arc::new(self.resolve(states)?));
+        }
+        Ok(())
+    }
+
+    /// Steps 4 of the checks: are the auth events well chosen, and do they allow the event?
+    fn by_auth_events(&self, event: &Event) -> Result<Result<(), Refusal>, Pause> {
+        let rules = self.intake.rules;
+        let mut auth_events = Vec::with_capacity(event.auth_events.len() + 1);
+        for id in &event.auth_events {
+            let auth = self.find(id).ok_or_else(|| Pause::Fail(Unjudged::Missing(id.clone())))?;
+            auth_events.push((auth, self.is_rejected(id)));
+        }
+        if let Err(refusal) = auth::check_auth_events(rules, event, auth_events.iter().map(|(event, r)| (&**event, *r)))
+        {
+            return Ok(Err(refusal));
+        }
+        if let Some(id) = create_id(rules, event) {
+            let create = self.find(&id).ok_or(Pause::Fail(Unjudged::Missing(id.clone())))?;
+            if self.is_rejected(&id) || create.kind != "m.room.create" {
+                return Ok(Err(Refusal::NoCreate));
+            }
+            auth_events.push((create, false));
+        }
+        let find = |kind: &str, key: &str| {
+            auth_events.iter().find(|(event, _)| event.is(kind, key)).map(|(event, _)| event.clone())
+        };
+        Ok(auth::check(rules, event, find))
+    }
+
+    /// The state before an event: that after its previous events, and the given one if not all are known.
+    fn before(&self, event: &Event) -> Result<Before, Pause> {
+        let given = self.intake.states.get(&event.event_id).and_then(Option::as_ref);
+        let mut known: Vec<(Base, &OwnedEventId)> = Vec::new();
+        for prev in &event.prev_events {
+            if let Some(base) = self.base(prev)
+                && !known.iter().any(|(other, _)| *other == base)
+            {
+                known.push((base, prev));
+            }
+        }
+        let given = given.map(|ids| self.given_state(ids));
+        match (&known[..], given) {
+            ([], None) => Ok(Before::Nothing),
+            ([], Some(given)) => Ok(Before::State(Arc::new(given))),
+            ([(_, prev)], None) => Ok(Before::After((*prev).clone())),
+            (_, given) => {
+                let states = known.iter().filter_map(|(_, prev)| self.map_after(prev)).chain(given).collect();
+                self.resolve(states).map(|state| Before::State(Arc::new(state)))
+            }
+        }
+    }
+
+    /// The state that another server gave, as far as its events are there and not rejected.
+    fn given_state(&self, ids: &[OwnedEventId]) -> StateMap {
+        let mut state = StateMap::new();
+        for event in ids.iter().filter(|id| !self.is_rejected(id)).filter_map(|id| self.find(id)) {
+            if let Some((kind, key)) = event.key() {
+                state.entry((kind.to_owned(), key.to_owned())).or_insert_with(|| event.event_id.clone());
+            }
+        }
+        state
+    }
+
+    fn resolve(&self, states: Vec<StateMap>) -> Result<StateMap, Pause> {
+        let lookup = Lookup { event: &|id| self.find(id), rejected: &|id| self.is_rejected(id) };
+        let states: Vec<&StateMap> = states.iter().collect();
+        resolve::resolve(self.intake.rules, &states, &lookup).map_err(|error| match error {
+            ResolveError::Missing(id) if !self.intake.asked.contains(&id) => Pause::Need(BTreeSet::from([id])),
+            ResolveError::Missing(id) => Pause::Fail(Unjudged::Missing(id)),
+            ResolveError::TooLarge => Pause::Fail(Unjudged::TooMuch),
+        })
+    }
+
+    /// Where the state after an event comes from; equal bases are equal states.
+    fn base(&self, id: &EventId) -> Option<Base> {
+        let mut id = id.to_owned();
+        loop {
+            if self.changes_state(&id) {
+                return self.is_placed(&id).then_some(Base::Changed(id));
+            }
+            match self.judged.get(&id) {
+                Some((_, Before::After(prev))) => id = prev.clone(),
+                Some((_, Before::Nothing | Before::State(_))) => return Some(Base::Changed(id)),
+                Some((_, Before::Unknown)) => return None,
+                None => return self.view.state_before(&id).map(Base::Known),
+            }
+        }
+    }
+
+    fn is_placed(&self, id: &EventId) -> bool {
+        match self.judged.get(id) {
+            Some((_, before)) => *before != Before::Unknown,
+            None => self.view.state_before(id).is_some(),
+        }
+    }
+
+    fn changes_state(&self, id: &EventId) -> bool {
+        !self.is_rejected(id) && self.find(id).is_some_and(|event| event.is_state())
+    }
+
+    /// One entry of the state before an event.
+    fn entry(&self, before: &Before, kind: &str, key: &str) -> Option<Arc<Event>> {
+        let mut before = before;
+        loop {
+            let prev = match before {
+                Before::Nothing | Before::Unknown => return None,
+                Before::State(state) => return self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
+                Before::After(prev) => prev,
+            };
+            if !self.is_rejected(prev)
+                && let Some(event) = self.find(prev)
+                && event.is(kind, key)
+            {
+                return Some(event);
+            }
+            match self.judged.get(prev) {
+                Some((_, earlier)) => before = earlier,
+                None => return self.find(&self.view.entry(self.view.state_before(prev)?, kind, key)?),
+            }
+        }
+    }
+
+    /// The whole state after an event.
+    fn map_after(&self, id: &EventId) -> Option<StateMap> {
+        let mut changes = Vec::new();
+        let mut id = id.to_owned();
+        let mut state = loop {
+            if self.changes_state(&id) {
+                changes.extend(self.find(&id));
+            }
+            match self.judged.get(&id) {
+                Some((_, Before::After(prev))) => id = prev.clone(),
+                Some((_, Before::Nothing)) => break StateMap::new(),
+                Some((_, Before::State(state))) => break (**state).clone(),
+                Some((_, Before::Unknown)) => return None,
+                None => break self.view.entries(self.view.state_before(&id)?),
+            }
+        };
+        for event in changes.into_iter().rev() {
+            if let Some((kind, key)) = event.key() {
+                state.insert((kind.to_owned(), key.to_owned()), event.event_id.clone());
+            }
+        }
+        Some(state)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Base {
+    /// A state that the server has.
+    Known(StateId),
+    /// The state after this event.
+    Changed(OwnedEventId),
+}
