@@ -114,6 +114,7 @@ class NioPerson(Person):
         await asyncio.wait([synced, self.loop], return_when=asyncio.FIRST_COMPLETED)
         if self.loop.done():
             await self.loop
+        assert self.token, f"{self!r}: the first sync was refused"
 
     async def pause(self):
         self.access_token = self.client.access_token
