@@ -10,5 +10,6 @@ mod filters;
 mod login;
 mod moderation;
 mod profile;
+mod push_rules;
 mod register;
 mod sync;

@@ -11,6 +11,7 @@ mod login;
 mod logout;
 mod moderation;
 mod profile;
+mod push_rules;
 mod register;
 mod sync;
 mod uia;
@@ -75,6 +76,17 @@ pub fn routes(to: &mut Routes) {
     to.add(account_data::tags);
     to.add(account_data::set_tag);
     to.add(account_data::remove_tag);
+
+    // Push rules
+    to.add(push_rules::all);
+    to.add(push_rules::global);
+    to.add(push_rules::get);
+    to.add(push_rules::set);
+    to.add(push_rules::remove);
+    to.add(push_rules::actions);
+    to.add(push_rules::set_actions);
+    to.add(push_rules::enabled);
+    to.add(push_rules::set_enabled);
 
     // Devices
     to.add(devices::list).guests();

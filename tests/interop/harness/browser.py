@@ -22,7 +22,7 @@ async def browser_page(folder):
         page.set_default_timeout(DEADLINE * 1000)
 
         async def picture(name):
-            await page.screenshot(path=str(folder / f"{name}.png"))
+            await page.screenshot(path=str(folder / f"{name}.png"), full_page=True)
 
         page.picture = picture
         try:
