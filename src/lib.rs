@@ -7,6 +7,7 @@ pub mod chance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod e2ee;
 pub mod error;
 pub mod http;
 pub mod limits;

@@ -4,6 +4,7 @@
 //! state keys. A number is never reused.
 
 pub mod devices;
+pub mod e2ee;
 pub mod events;
 pub mod federation;
 pub mod numbers;
