@@ -28,7 +28,7 @@ use crate::{
     users::Users,
 };
 
-fn rooms() -> Rooms {
+pub(super) fn rooms() -> Rooms {
     let store = Store::in_memory();
     let clock = Clock::by_hand(1_000_000);
     let config = Arc::new(Config::for_tests());
@@ -38,11 +38,11 @@ fn rooms() -> Rooms {
     Rooms::new(users, Arc::new(remote), 1 << 20)
 }
 
-fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
+pub(super) fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
     UserId::parse(format!("@{name}:{}", rooms.config.server_name)).unwrap()
 }
 
-fn new_room(rooms: &Rooms, creator: &UserId, request: Request) -> Arc<Room> {
+pub(super) fn new_room(rooms: &Rooms, creator: &UserId, request: Request) -> Arc<Room> {
     let (room, ticket) = create(rooms, creator, request).unwrap();
     drop(ticket);
     room

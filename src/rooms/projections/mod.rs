@@ -3,6 +3,7 @@
 //! State can change without a new event (resolution, a join that completes), so whatever depends on state
 //! hangs on [`ON_STATE`] only. The order of a list is the order of its calls.
 
+pub mod device_lists;
 pub mod members;
 pub mod outbox;
 pub mod relations;
@@ -17,4 +18,4 @@ pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
     &[timeline::project, relations::project, unread::project, outbox::project];
 
 /// Called for every entry of a room's current state that changes.
-pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project];
+pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project, device_lists::project];
