@@ -11,6 +11,7 @@ use crate::{
     chance::Chance,
     clock::Clock,
     config::{Config, memory},
+    e2ee::E2ee,
     error::Result,
     protocol::sign::KeyPair,
     remote::{
@@ -35,6 +36,8 @@ pub struct App {
     pub store: Store,
     /// The accounts of this server.
     pub users: Users,
+    /// Keys, and messages between devices.
+    pub e2ee: E2ee,
     /// Other servers.
     pub remote: Arc<Remote>,
     /// The rooms.
@@ -62,6 +65,7 @@ impl App {
     ) -> Result<Ctx> {
         let (config, key) = (Arc::new(config), Arc::new(key));
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
+        let e2ee = users.e2ee.clone();
         let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
         let remote = Arc::new(remote);
         // A quarter is the store's, a quarter is left for what is smaller.
@@ -73,6 +77,7 @@ impl App {
             clock,
             chance,
             store,
+            e2ee,
             users,
             remote,
             rooms,

@@ -7,6 +7,7 @@ use super::{
     sessions::{self, Login, NewDevice},
 };
 use crate::{
+    e2ee::backup,
     error::{Error, Result},
     store::{
         StoreError, Write,
@@ -128,12 +129,13 @@ pub async fn set_password(
     let password = passwords::hash(users, password).await?;
     let done = {
         let _lock = users.lock(number);
+        let removing = users.e2ee.removing();
         let mut write = users.store.write();
         let mut account = write.get(ACCOUNTS, &number)?.ok_or_else(|| Error::not_found("there is no such account"))?;
         account.password = Some(password);
         write.put(ACCOUNTS, &number, &account);
         let closed = match logout_others {
-            Some(keep) => devices::forget_all(&mut write, number, Some(keep))?,
+            Some(keep) => devices::forget_all(users, &removing, &mut write, number, Some(keep))?,
             None => vec![],
         };
         users.commit(write, closed)
@@ -168,6 +170,7 @@ pub async fn promote(users: &Users, guest: UserNo, password: &str, device: Optio
 pub async fn deactivate(users: &Users, number: UserNo, erase: bool) -> Result<()> {
     let done = {
         let _lock = users.lock(number);
+        let removing = users.e2ee.removing();
         let mut write = users.store.write();
         let mut account = write.get(ACCOUNTS, &number)?.ok_or_else(|| Error::not_found("there is no such account"))?;
         account.password = None;
@@ -175,7 +178,8 @@ pub async fn deactivate(users: &Users, number: UserNo, erase: bool) -> Result<()
         account.erased |= erase;
         account.admin = false;
         write.put(ACCOUNTS, &number, &account);
-        let closed = devices::forget_all(&mut write, number, None)?;
+        let closed = devices::forget_all(users, &removing, &mut write, number, None)?;
+        users.e2ee.forget_user(&removing, &mut write, number)?;
         if erase {
             erase_rows(&mut write, number)?;
         }
@@ -183,7 +187,7 @@ pub async fn deactivate(users: &Users, number: UserNo, erase: bool) -> Result<()
     };
     done.await?;
     users.forget_sessions(number);
-    Ok(())
+    backup::sweep(&users.e2ee, number).await
 }
 
 /// Removes what somebody kept in the account.

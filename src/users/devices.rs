@@ -7,12 +7,14 @@ use ruma::{DeviceId, OwnedDeviceId};
 
 use super::{User, Users, sessions};
 use crate::{
+    e2ee::{self, Removing, dehydrated, device_lists},
     error::{Error, Result},
     store::{
         Write,
         schema::{
             UserNo,
             devices::{self as rows, DEVICES, DEVICES_SEEN, DeviceRow, SeenRow, TokenKey},
+            e2ee::{DEHYDRATED, DEVICE_KEYS},
         },
     },
 };
@@ -109,6 +111,10 @@ pub async fn rename(users: &Users, user: UserNo, id: &DeviceId, name: Option<Str
         let mut row = write.get(DEVICES, &place)?.ok_or_else(|| Error::not_found("you have no such device"))?;
         row.name = name;
         write.put(DEVICES, &place, &row);
+        // Other people see the name together with the keys.
+        if write.get(DEVICE_KEYS, &place)?.is_some() {
+            device_lists::record(&mut write, user)?;
+        }
         users.commit(write, vec![])
     };
     done.await
@@ -118,10 +124,11 @@ pub async fn rename(users: &Users, user: UserNo, id: &DeviceId, name: Option<Str
 pub async fn remove(users: &Users, user: UserNo, ids: &[OwnedDeviceId]) -> Result<()> {
     let done = {
         let _lock = users.lock(user);
+        let removing = users.e2ee.removing();
         let mut write = users.store.write();
         let mut closed = Vec::new();
         for id in ids {
-            closed.extend(forget(&mut write, user, id.as_str())?);
+            closed.extend(forget(users, &removing, &mut write, user, id.as_str())?);
         }
         users.commit(write, closed)
     };
@@ -132,30 +139,72 @@ pub async fn remove(users: &Users, user: UserNo, ids: &[OwnedDeviceId]) -> Resul
 pub async fn remove_all(users: &Users, user: UserNo) -> Result<()> {
     let done = {
         let _lock = users.lock(user);
+        let removing = users.e2ee.removing();
         let mut write = users.store.write();
-        let closed = forget_all(&mut write, user, None)?;
+        let closed = forget_all(users, &removing, &mut write, user, None)?;
+        users.commit(write, closed)
+    };
+    done.await
+}
+
+/// Makes a device on which nobody is logged in, instead of the one of this kind before.
+///
+/// Errors: 400 `M_INVALID_PARAM` if there is another device of this ID.  Spec: MSC3814
+pub async fn dehydrate(
+    users: &Users,
+    device: e2ee::Device<'_>,
+    name: Option<String>,
+    new: dehydrated::New,
+) -> Result<()> {
+    if device.id.is_empty() || device.id.len() > sessions::NAME {
+        return Err(Error::invalid_param(format!("a device ID has between 1 and {} bytes", sessions::NAME)));
+    }
+    if name.as_ref().is_some_and(|name| name.len() > sessions::NAME) {
+        return Err(Error::too_large(format!("the name of a device has at most {} bytes", sessions::NAME)));
+    }
+    let done = {
+        let _lock = users.lock(device.number);
+        let removing = users.e2ee.removing();
+        let mut write = users.store.write();
+        let mut closed = Vec::new();
+        if let Some(former) = write.get(DEHYDRATED, &device.number)? {
+            closed = forget(users, &removing, &mut write, device.number, &former.device)?;
+        }
+        let place = (device.number, device.id.to_owned());
+        if write.get(DEVICES, &place)?.is_some() {
+            return Err(Error::invalid_param("you have another device of this ID"));
+        }
+        write.put(DEVICES, &place, &DeviceRow { name, created: users.clock.now(), ..Default::default() });
+        dehydrated::put(&users.e2ee, &removing, &mut write, device, new)?;
         users.commit(write, closed)
     };
     done.await
 }
 
 /// Forgets all devices of a user but one, within a `Write`; returns the tokens that end.
-pub(super) fn forget_all(write: &mut Write, user: UserNo, but: Option<&DeviceId>) -> Result<Vec<TokenKey>> {
+pub(super) fn forget_all(
+    users: &Users,
+    removing: &Removing<'_>,
+    write: &mut Write,
+    user: UserNo,
+    but: Option<&DeviceId>,
+) -> Result<Vec<TokenKey>> {
     let mut closed = Vec::new();
     for ((_, id), _) in write.scan(DEVICES, &user)? {
         if but.is_none_or(|but| but.as_str() != id) {
-            closed.extend(forget(write, user, &id)?);
+            closed.extend(forget(users, removing, write, user, &id)?);
         }
     }
     Ok(closed)
 }
 
 /// Forgets a device within a `Write`: the one place where everything that belongs to a device goes.
-fn forget(write: &mut Write, user: UserNo, id: &str) -> Result<Vec<TokenKey>> {
+fn forget(users: &Users, removing: &Removing<'_>, write: &mut Write, user: UserNo, id: &str) -> Result<Vec<TokenKey>> {
     let place = (user, id.to_owned());
     let Some(mut row) = write.get(DEVICES, &place)? else { return Ok(vec![]) };
     let closed = sessions::end(write, &mut row);
     write.delete(DEVICES, &place);
     write.delete(DEVICES_SEEN, &place);
+    users.e2ee.forget_device(removing, write, user, id)?;
     Ok(closed)
 }

@@ -32,6 +32,7 @@ use crate::{
     chance::Chance,
     clock::Clock,
     config::Config,
+    e2ee::E2ee,
     error::Error,
     store::{
         Store, Write,
@@ -63,6 +64,8 @@ pub struct Users {
     pub store: Store,
     /// The name of this server.
     pub server_name: OwnedServerName,
+    /// The keys of devices, which go with them.
+    pub e2ee: E2ee,
     inner: Arc<Inner>,
 }
 
@@ -94,7 +97,9 @@ impl Users {
             open_ids: Tickets::new(OPEN_ID, 1000),
             nonces: Tickets::new(NONCE, 1000),
         };
-        Self { server_name: config.server_name.clone(), config, clock, chance, store, inner: Arc::new(inner) }
+        let server_name = config.server_name.clone();
+        let e2ee = E2ee::new(server_name.clone(), clock.clone(), store.clone());
+        Self { server_name, config, clock, chance, store, e2ee, inner: Arc::new(inner) }
     }
 
     /// Accounts over a store, for tests of what lies above.

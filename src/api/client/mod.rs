@@ -4,9 +4,13 @@ mod account;
 mod account_data;
 mod admin_register;
 mod capabilities;
+mod cross_signing;
+mod dehydrated;
 mod devices;
 mod discovery;
 mod filters;
+mod key_backup;
+mod keys;
 mod login;
 mod logout;
 mod moderation;
@@ -14,6 +18,7 @@ mod profile;
 mod push_rules;
 mod register;
 mod sync;
+mod to_device;
 mod uia;
 mod voip;
 
@@ -94,6 +99,35 @@ pub fn routes(to: &mut Routes) {
     to.add(devices::rename).guests();
     to.add(devices::delete);
     to.add(devices::delete_many);
+
+    // Send-to-device messaging
+    to.add(to_device::send).guests().body_limit(4 << 20);
+
+    // End-to-end encryption
+    to.add(keys::upload).guests();
+    to.add(keys::query).guests().waits();
+    to.add(keys::claim).guests();
+    to.add(keys::changes);
+    to.add(cross_signing::upload_keys);
+    to.add(cross_signing::upload_signatures);
+    to.add(dehydrated::put);
+    to.add(dehydrated::get);
+    to.add(dehydrated::delete);
+    to.add(dehydrated::events);
+    to.add(key_backup::create);
+    to.add(key_backup::latest);
+    to.add(key_backup::info);
+    to.add(key_backup::update);
+    to.add(key_backup::delete);
+    to.add(key_backup::put_all).body_limit(4 << 20);
+    to.add(key_backup::put_room).body_limit(4 << 20);
+    to.add(key_backup::put_session);
+    to.add(key_backup::get_all);
+    to.add(key_backup::get_room);
+    to.add(key_backup::get_session);
+    to.add(key_backup::delete_all);
+    to.add(key_backup::delete_room);
+    to.add(key_backup::delete_session);
 
     // OpenID, calls
     to.add(account::openid_token);
