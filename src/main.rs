@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ingle::cli::run()
+    // After a crash the store is looked through by this program, started once more.
+    ingle::store::verify::child().unwrap_or_else(ingle::cli::run)
 }

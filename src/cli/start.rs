@@ -20,20 +20,29 @@ use crate::{
         own_key, tls,
         transport::{Island, Transport},
     },
-    store::{Options, Store},
+    store::{Options, Progress, Store, Verifier},
 };
 
 /// Opens the data folder and what is kept in it, making it if this is the first time.
 pub async fn open(config: Config) -> Result<Ctx, String> {
     private_folder(&config.data_dir)?;
-    let mut options = Options::new(config.data_dir.join("store"));
-    options.cache = memory::budget(&config) / 4;
-    let store = Store::open(options).map_err(|error| error.to_string())?;
+    let store = Store::open(store_options(&config)?).map_err(|error| error.to_string())?;
     admin::identity::settle(&store, &config.server_name).await.map_err(|error| error.message.to_string())?;
     let (clock, chance) = (Clock::system(), Chance::system());
     let key = own_key::load_or_create(&config.data_dir, chance.bytes()).map_err(|error| error.to_string())?;
     let transport = transport(&config, &clock)?;
     App::new(config, clock, chance, store, key, transport).map_err(|error| format!("{error:?}"))
+}
+
+fn store_options(config: &Config) -> Result<Options, String> {
+    let mut options = Options::new(config.data_dir.join("store"));
+    options.cache = memory::share(config, memory::Share::Pages);
+    options.verifier = Verifier::this_program().map_err(|error| error.to_string())?;
+    options.progress = Progress::new(|what, done, total| match (done * 100).checked_div(total) {
+        Some(percent) => tracing::info!("{what}: {percent} %"),
+        None => tracing::info!("{what}: {done}"),
+    });
+    Ok(options)
 }
 
 fn transport(config: &Config, clock: &Clock) -> Result<Arc<dyn Transport>, String> {

@@ -1,4 +1,4 @@
-//! What a table holds, as two numbers: how many rows, and the sum of a 128-bit hash of each.
+//! What a table holds, as three numbers: how many rows, their length, and the sum of a 128-bit hash of each.
 //!
 //! A sum does not depend on the order of the rows, so it is kept up to date row by row, and a copy
 //! of a table is compared with the original by walking it once.
@@ -13,6 +13,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 pub struct Digest {
     /// How many rows.
     pub rows: u64,
+    /// The bytes of their keys and values.
+    pub bytes: u64,
     /// The sum of their hashes, modulo 2¹²⁸.
     pub sum: u128,
 }
@@ -24,12 +26,14 @@ impl Digest {
     /// Counts a row in.
     pub fn add(&mut self, key: &[u8], value: &[u8]) {
         self.rows = self.rows.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add((key.len() + value.len()) as u64);
         self.sum = self.sum.wrapping_add(hash(key, value));
     }
 
     /// Counts a row out.
     pub fn remove(&mut self, key: &[u8], value: &[u8]) {
         self.rows = self.rows.wrapping_sub(1);
+        self.bytes = self.bytes.wrapping_sub((key.len() + value.len()) as u64);
         self.sum = self.sum.wrapping_sub(hash(key, value));
     }
 }
@@ -86,7 +90,7 @@ mod tests {
     #[test]
     fn a_difference_names_the_table() {
         let mut one = Digests::new();
-        set(&mut one, "rooms", Digest { rows: 2, sum: 5 });
+        set(&mut one, "rooms", Digest { rows: 2, bytes: 4, sum: 5 });
         assert_eq!(difference(&one, &one.clone()), None);
         assert_eq!(difference(&one, &Digests::new()).as_deref(), Some("the table rooms has 0 rows instead of 2"));
     }

@@ -7,8 +7,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::{Bound, Deref},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::RwLock;
@@ -21,6 +24,13 @@ use super::{
 /// The engine failed, and how.
 #[derive(Debug, Clone)]
 pub(super) struct EngineError(pub String);
+
+impl EngineError {
+    /// Whether the engine is only between closing and opening again.
+    pub fn is_closed(&self) -> bool {
+        self.0 == CLOSED
+    }
+}
 
 impl From<sled::Error> for EngineError {
     fn from(error: sled::Error) -> Self {
@@ -79,7 +89,7 @@ impl Engine {
         // The length of a segment is not what costs memory at the start, and it bounds the length of a
         // value that is kept inside the log: a quarter of it.
         let config = sled::Config::new().path(folder).cache_capacity(cache).flush_every_ms(None);
-        let db = config.open()?;
+        let db = open(&config)?;
         let mut trees = HashMap::new();
         for name in db.tree_names() {
             // The tree that sled always has is not ours.
@@ -189,22 +199,36 @@ impl Engine {
         Ok(digests)
     }
 
-    /// Makes everything applied so far durable: flush, then a real fsync of every file and folder.
-    pub fn sync(&self) -> Result<(), EngineError> {
+    /// Writes out what is only in memory. It is not durable yet.
+    pub fn flush(&self) -> Result<(), EngineError> {
         match self {
-            Self::Disk(disk) => {
-                disk.db.flush()?;
-                Ok(disk::sync_tree(&disk.folder)?)
-            }
+            Self::Disk(disk) => disk.db.flush().map(drop).map_err(Into::into),
             Self::Memory(_) | Self::Closed => Ok(()),
         }
     }
 
-    /// The bytes that the engine takes on the disk.
-    pub fn size(&self) -> Result<u64, EngineError> {
+    /// Makes everything applied so far durable: flush, then a real fsync of every file and folder.
+    pub fn sync(&self) -> Result<(), EngineError> {
+        self.flush()?;
         match self {
-            Self::Disk(disk) => Ok(disk::size(&disk.folder)?),
-            Self::Memory(_) | Self::Closed => Ok(0),
+            Self::Disk(disk) => Ok(disk::sync_tree(&disk.folder)?),
+            Self::Memory(_) | Self::Closed => Ok(()),
+        }
+    }
+}
+
+/// Opens the engine's files. Threads of an earlier use in this program may still be letting them go.
+fn open(config: &sled::Config) -> Result<sled::Db, EngineError> {
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        match opened.map_err(|_| EngineError("the engine panicked".into()))? {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock") && Instant::now() < patience =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return Ok(other?),
         }
     }
 }
@@ -221,6 +245,7 @@ impl Disk {
 }
 
 /// The rows of a range, from both ends. Ends after its first error.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and is moved once")]
 pub(super) enum Range {
     None,
     Disk(sled::Iter),

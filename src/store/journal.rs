@@ -6,10 +6,10 @@
 //!
 //! ```text
 //! segment  = "INGLEJ01" length:u32 header checksum:u128 group*
-//! header   = id:u64 schema:u64 first:u64 position:u64 numbers:u64 digests
+//! header   = id:u64 epoch:u64 schema:u64 first:u64 position:u64 numbers:u64 digests
 //! group    = "GRP1" length:u32 chain:u128 first:u64 last:u64 synced:u64 position:u64 numbers:u64
 //!            digests write* checksum:u128 (zeros up to a multiple of 8)
-//! digests  = count (name rows sum:u128)*
+//! digests  = count (name rows bytes sum:u128)*
 //! write    = slots count (table key (0 | length+1 bytes))*        table: an index into the digests
 //! ```
 //!
@@ -56,6 +56,8 @@ pub(super) struct ChangeRef<'a> {
 pub(super) struct Header {
     /// A random number, the seed of all checksums in this segment.
     pub id: u64,
+    /// What the positions in it belong to.
+    pub epoch: u64,
     /// The version of the tables.
     pub schema: u64,
     /// The sequence number of the first Write in it.
@@ -104,7 +106,7 @@ impl Header {
     pub fn encode(&self) -> (Vec<u8>, u128) {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&[0; 4]);
-        for number in [self.id, self.schema, self.first, self.position, self.numbers] {
+        for number in [self.id, self.epoch, self.schema, self.first, self.position, self.numbers] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         put_digests(&mut out, self.digests.iter().map(|(name, digest)| (name.as_str(), *digest)));
@@ -126,7 +128,7 @@ impl Header {
         let length = Self::length(bytes)?;
         let (body, checksum) = bytes.get(..length)?.split_last_chunk::<CHECKSUM>()?;
         let mut input = Input(body.get(PREFIX..)?);
-        let [id, schema, first, position, numbers] = input.fixed()?;
+        let [id, epoch, schema, first, position, numbers] = input.fixed()?;
         let checksum = u128::from_le_bytes(*checksum);
         if xxh3_128_with_seed(body, id) != checksum {
             return None;
@@ -135,7 +137,7 @@ impl Header {
         for (name, digest) in input.digests()? {
             set(&mut digests, name, digest);
         }
-        Some((Self { id, schema, first, position, numbers, digests }, checksum))
+        Some((Self { id, epoch, schema, first, position, numbers, digests }, checksum))
     }
 }
 
@@ -241,6 +243,7 @@ fn put_digests<'a>(out: &mut Vec<u8>, digests: impl ExactSizeIterator<Item = (&'
     for (name, digest) in digests {
         put_bytes(out, name.as_bytes());
         put(out, digest.rows);
+        put(out, digest.bytes);
         out.extend_from_slice(&digest.sum.to_le_bytes());
     }
 }
@@ -299,7 +302,8 @@ impl<'a> Input<'a> {
         let mut digests = Vec::with_capacity(count.min(1024));
         for _ in 0..count {
             let name = std::str::from_utf8(self.bytes()?).ok()?;
-            digests.push((name, Digest { rows: self.number()?, sum: self.wide()? }));
+            let (rows, bytes, sum) = (self.number()?, self.number()?, self.wide()?);
+            digests.push((name, Digest { rows, bytes, sum }));
         }
         Some(digests)
     }
@@ -322,7 +326,8 @@ mod tests {
 
     fn encoded(writes: &[(u64, Vec<Change>)]) -> (Head, Vec<(&'static str, Digest)>, Vec<u8>) {
         let head = Head { first: 5, last: 4 + writes.len() as u64, synced: 4, position: 90, numbers: 1 << 40 };
-        let digests = ["a", "rooms", "events"].map(|name| (name, Digest { rows: 3, sum: u128::MAX })).to_vec();
+        let digests =
+            ["a", "rooms", "events"].map(|name| (name, Digest { rows: 3, bytes: 9, sum: u128::MAX })).to_vec();
         let mut out = Vec::new();
         encode(&mut out, ID, 99, &head, &digests, writes.iter().map(|(slots, changes)| (*slots, &changes[..])));
         (head, digests, out)
@@ -388,8 +393,8 @@ mod tests {
     #[test]
     fn a_header_is_read_as_it_was_written() {
         let mut digests = Digests::new();
-        set(&mut digests, "rooms", Digest { rows: 2, sum: 77 });
-        let header = Header { id: 3, schema: 1, first: 10, position: 20, numbers: 30, digests };
+        set(&mut digests, "rooms", Digest { rows: 2, bytes: 9, sum: 77 });
+        let header = Header { id: 3, epoch: 5, schema: 1, first: 10, position: 20, numbers: 30, digests };
         let (bytes, chain) = header.encode();
         assert_eq!(Header::decode(&bytes), Some((header, chain)));
         for at in 0..bytes.len() {

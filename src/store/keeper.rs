@@ -1,27 +1,44 @@
-//! What is done now and then while the store runs: checkpoints, and letting go of old journal.
+//! What is done beside reading and writing while the store runs: checkpoints, letting go of old
+//! journal, watching the free space, and opening the engine again after it failed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::{
     StoreError,
     disk::{self, Op},
+    engine::{Engine, EngineError},
+    home::{self, Options},
     manifest::Manifest,
-    open::Options,
+    open::replay,
     pipeline::{Closed, Core},
-    segments,
+    segments::{self, Reached},
 };
 
 /// A store that was quiet for this long is checkpointed.
 const QUIET: Duration = Duration::from_secs(60);
+/// How often the free space is looked at while there is too little.
+const LOW: Duration = Duration::from_millis(500);
+/// The engine is opened again at most so often when space is not what it lacks.
+const ATTEMPTS: u32 = 5;
 
 /// Looks after a running store.
 pub(super) struct Keeper {
-    core: Arc<Core>,
-    options: Options,
+    pub core: Arc<Core>,
+    pub options: Options,
     /// Locked while the files that count change.
-    manifest: Mutex<Manifest>,
+    pub manifest: Mutex<Manifest>,
+    /// Locked while rows are copied: one copy at a time.
+    pub copying: Mutex<()>,
+    /// From where on running copies need the journal.
+    pins: Mutex<Vec<u64>>,
     due: Mutex<Due>,
     call: Condvar,
 }
@@ -30,12 +47,45 @@ pub(super) struct Keeper {
 struct Due {
     /// Bytes that were applied since the last checkpoint.
     bytes: u64,
+    /// There is too little space.
+    low: bool,
     stopping: bool,
+}
+
+/// Keeps the journal from a place on, until it is dropped.
+pub(super) struct Pin<'a> {
+    keeper: &'a Keeper,
+    from: u64,
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        let mut pins = self.keeper.pins.lock();
+        if let Some(index) = pins.iter().position(|from| *from == self.from) {
+            pins.swap_remove(index);
+        }
+    }
 }
 
 impl Keeper {
     pub fn new(core: Arc<Core>, options: Options, manifest: Manifest) -> Self {
-        Self { core, options, manifest: Mutex::new(manifest), due: Mutex::default(), call: Condvar::new() }
+        Self {
+            core,
+            options,
+            manifest: Mutex::new(manifest),
+            copying: Mutex::default(),
+            pins: Mutex::default(),
+            due: Mutex::default(),
+            call: Condvar::new(),
+        }
+    }
+
+    /// What the engine holds at this moment, and the journal from here on for as long as the pin lives.
+    pub fn pin(&self) -> (Pin<'_>, Reached) {
+        let mut pins = self.pins.lock();
+        let reached = self.core.applied.lock().clone();
+        pins.push(reached.last);
+        (Pin { keeper: self, from: reached.last }, reached)
     }
 
     /// A group was applied.
@@ -49,55 +99,25 @@ impl Keeper {
 
     /// The thread.
     pub fn run(&self) {
+        self.look_at_space();
         loop {
             let mut due = self.due.lock();
             if !due.stopping && due.bytes < self.options.checkpoint {
-                self.call.wait_for(&mut due, QUIET);
+                let wait = if due.low { LOW } else { QUIET };
+                self.call.wait_for(&mut due, wait);
             }
             if due.stopping {
                 return;
             }
-            if due.bytes > 0 {
-                due.bytes = 0;
-                drop(due);
-                // What failed is closed already, and said so in the log.
-                let _ = self.checkpoint();
+            let bytes = std::mem::take(&mut due.bytes);
+            drop(due);
+            self.look_at_space();
+            if bytes > 0
+                && let Err(error) = self.checkpoint()
+            {
+                tracing::error!(%error, "the store could not make a checkpoint");
             }
         }
-    }
-
-    /// Makes the engine's files durable, and lets go of the journal before.
-    pub fn checkpoint(&self) -> Result<(), StoreError> {
-        let mut manifest = self.manifest.lock();
-        let reached = self.core.applied.lock().clone();
-        if let Err(error) =
-            self.core.faults.check(Op::Checkpoint).map_err(Into::into).and_then(|()| self.core.engine.load().sync())
-        {
-            // After a failed fsync nobody knows what the disk holds.
-            let why = format!("the disk failed while saving ({})", error.0);
-            self.core.close(Closed::Failed(why.clone()));
-            return Err(StoreError::Engine(why));
-        }
-        let mut next = manifest.clone();
-        next.advance(&reached);
-        let folder = &self.options.folder;
-        let saved = self.core.faults.check(Op::Manifest).and_then(|()| next.write(folder));
-        saved.map_err(|error| StoreError::Engine(format!("cannot write to {}: {error}", folder.display())))?;
-        *manifest = next;
-        self.retire(&manifest).map_err(|error| StoreError::Engine(format!("cannot tidy the journal: {error}")))
-    }
-
-    /// Removes the segments that neither a start nor a rebuild needs.
-    fn retire(&self, manifest: &Manifest) -> std::io::Result<()> {
-        let archived = manifest.archive.as_ref().map_or(0, |archive| archive.begin);
-        let needed = manifest.checkpoint.min(archived);
-        let found = segments::list(&self.options.folder.join("journal"))?;
-        for pair in found.windows(2) {
-            if pair[1].first <= needed + 1 {
-                disk::remove(&pair[0].path)?;
-            }
-        }
-        Ok(())
     }
 
     /// Ends the thread.
@@ -108,8 +128,139 @@ impl Keeper {
 
     /// The last checkpoint, when nothing is applied any more.
     pub fn finish(&self) {
-        if let Err(error) = self.checkpoint() {
-            tracing::error!(%error, "the store could not be closed cleanly");
+        let closed = self.checkpoint().and_then(|()| match self.core.sound() {
+            true => {
+                home::mark_closed(&self.options.folder).map_err(|error| self.options.fail("cannot write to", error))
+            }
+            false => Ok(()),
+        });
+        if let Err(error) = closed {
+            tracing::error!(%error, "the store could not be closed; the next start looks through it");
         }
+    }
+
+    /// Makes the engine's files durable, and lets go of the journal before.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let mut manifest = self.manifest.lock();
+        let reached = self.core.applied.lock().clone();
+        if reached.last == manifest.checkpoint && reached.numbers == manifest.numbers {
+            return Ok(());
+        }
+        let engine = self.core.engine();
+        let synced = self.core.faults.check(Op::Checkpoint).map_err(EngineError::from).and_then(|()| engine.sync());
+        // What could not be made durable is still in the journal, and stays there; but after a failed
+        // fsync nobody knows what the files hold.
+        synced.map_err(|error| self.core.broken(&error))?;
+        let mut next = manifest.clone();
+        next.advance(&reached);
+        let saved = self.core.faults.check(Op::Manifest).and_then(|()| next.write(&self.options.folder));
+        saved.map_err(|error| self.options.fail("cannot write to", error))?;
+        *manifest = next;
+        self.retire(&manifest).map_err(|error| self.options.fail("cannot tidy the journal of", error))
+    }
+
+    /// Removes the segments that neither a start nor a rebuild nor a running copy needs.
+    pub fn retire(&self, manifest: &Manifest) -> io::Result<()> {
+        let archived = manifest.archive.as_ref().map_or(0, |archive| archive.begin);
+        let pins = self.pins.lock();
+        let needed = pins.iter().copied().fold(manifest.checkpoint.min(archived), u64::min);
+        let found = segments::list(&self.options.journal())?;
+        for pair in found.windows(2) {
+            if pair[1].first <= needed + 1 {
+                disk::remove(&pair[0].path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops accepting while there is too little space, and begins again when there is enough.
+    pub fn look_at_space(&self) {
+        let options = &self.options;
+        let free = self.core.faults.check(Op::Space).and_then(|()| fs4::available_space(&options.folder));
+        let free = free.unwrap_or(0);
+        let mut due = self.due.lock();
+        if free < options.min_free {
+            if !due.low {
+                tracing::error!("only {} MB are free in {}", free >> 20, options.folder.display());
+            }
+            due.low = true;
+            self.core.close(Closed::Full(format!(
+                "only {} MB are free on the disk of {}; free some space there",
+                free >> 20,
+                options.folder.display()
+            )));
+            self.call.notify_one();
+        } else if due.low && free >= options.min_free + options.min_free / 4 {
+            due.low = false;
+            tracing::info!("there is space in {} again", options.folder.display());
+            self.core.open_again(|closed| matches!(closed, Closed::Full(_)));
+        }
+        if !due.low
+            && free > options.min_free + options.reserve
+            && let Err(error) = home::keep_reserve(&options.folder, options.reserve)
+        {
+            tracing::warn!(%error, "no space can be reserved in {}", options.folder.display());
+        }
+    }
+
+    /// Opens the engine again, after it failed, until `retry` works. Says whether it did.
+    pub fn recover(&self, error: &EngineError, retry: &mut dyn FnMut() -> Result<(), EngineError>) -> bool {
+        let folder = &self.options.folder;
+        tracing::error!(error = %error.0, "the engine cannot save rows; it is opened again as soon as it can be");
+        let why = format!("the rows cannot be saved ({}); what was written is kept and shown later", error.0);
+        self.core.close(Closed::Reopening(why));
+        let (mut wait, mut attempts) = (Duration::from_millis(10), 0);
+        loop {
+            if self.core.wait_for_stop(wait) {
+                return false;
+            }
+            wait = (wait * 2).min(Duration::from_secs(10));
+            home::give_up_reserve(folder);
+            let result = self.core.faults.check(Op::Reopen).map_err(EngineError::from).and_then(|()| self.reopen());
+            match result.and_then(|()| retry()) {
+                Ok(()) => {
+                    tracing::info!("the engine is open again");
+                    self.core.open_again(|closed| matches!(closed, Closed::Reopening(_)));
+                    self.look_at_space();
+                    return true;
+                }
+                Err(error) => tracing::error!(error = %error.0, "the engine cannot be opened again yet"),
+            }
+            if fs4::available_space(folder).unwrap_or(0) > self.options.min_free {
+                attempts += 1;
+            }
+            if attempts == ATTEMPTS {
+                let _ = home::mark_suspect(folder);
+                self.core.close(Closed::Failed("the rows cannot be saved; a restart repairs them".into()));
+                return false;
+            }
+        }
+    }
+
+    /// Closes the engine, opens it, and brings it to where it was.
+    fn reopen(&self) -> Result<(), EngineError> {
+        let manifest = self.manifest.lock();
+        let mut applied = self.core.applied.lock();
+        let mut old = self.core.replace(Engine::Closed);
+        let patience = Instant::now() + Duration::from_secs(5);
+        let last = loop {
+            match Arc::try_unwrap(old) {
+                Ok(engine) => break Some(engine),
+                Err(_) if Instant::now() > patience => break None,
+                Err(used) => old = used,
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        // The engine may panic when it cannot save what it still holds.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(last)));
+        let engine = Engine::open(&manifest.generation(&self.options.folder), self.options.cache)?;
+        let mut reached = manifest.reached();
+        replay(&engine, &self.options.journal(), &mut reached, applied.last)?;
+        if reached.last != applied.last {
+            return Err(EngineError("the journal ends too early".into()));
+        }
+        *applied = reached;
+        self.core.replace(engine);
+        Ok(())
     }
 }

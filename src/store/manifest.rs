@@ -121,6 +121,18 @@ pub(super) fn generation(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("generation-{number:06}"))
 }
 
+/// The generations that lie in the folder, sorted.
+pub(super) fn generations(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("generation-")?.parse::<u64>().ok());
+        found.extend(number);
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
 fn checksum(line: &[u8]) -> String {
     format!("{:032x}", xxh3_128(line))
 }
@@ -133,7 +145,7 @@ mod tests {
     fn a_manifest_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let mut manifest = Manifest::new(u64::MAX, 3);
-        manifest.digests.insert("rooms".into(), crate::store::digest::Digest { rows: 1, sum: u128::MAX });
+        manifest.digests.insert("rooms".into(), crate::store::digest::Digest { rows: 1, bytes: 2, sum: u128::MAX });
         manifest.archive = Some(ArchiveNote { file: "a".into(), begin: 1, end: 2 });
         assert_eq!(Manifest::read(folder.path()).unwrap(), None);
         manifest.write(folder.path()).unwrap();

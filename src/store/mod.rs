@@ -7,27 +7,35 @@
 //!
 //! This layer knows no rule of Matrix.
 
+mod archive;
+mod compress;
+mod copy;
 mod digest;
 pub mod disk;
 mod engine;
+mod home;
 mod journal;
 mod keeper;
 pub mod key;
 pub mod live;
 pub mod log;
 mod manifest;
+pub mod migrate;
 mod open;
 mod overlay;
 mod pipeline;
+mod rebuild;
 pub mod schema;
 mod segments;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod write;
 
 use std::{
     fmt,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -37,13 +45,14 @@ use tokio::sync::watch;
 
 use self::{
     engine::{Bytes, EngineError, Range},
+    keeper::Keeper,
     open::Inner,
     pipeline::Core,
 };
 pub use self::{
+    home::{Options, Progress, Sweep, Verifier},
     key::Key,
     log::{Position, Wakers},
-    open::Options,
     table::Table,
     write::{Slot, Ticket, Write},
 };
@@ -99,6 +108,21 @@ impl From<StoreError> for Error {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+}
+
+/// What a store takes on the disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// How many rows there are.
+    pub rows: u64,
+    /// Their keys and values.
+    pub bytes: u64,
+    /// The engine's files.
+    pub engine: u64,
+    /// The journal that is kept.
+    pub journal: u64,
+    /// The archives.
+    pub archives: u64,
 }
 
 /// The row of an iteration over a table.
@@ -167,7 +191,15 @@ impl Store {
     /// Opens the store in a folder, or makes it. Whatever was being saved when it was last stopped is
     /// there, whole, or not at all.
     pub fn open(options: Options) -> Result<Self, StoreError> {
-        Ok(Self { inner: Arc::new(Inner::open(options)?) })
+        let sweeps = options.sweeps;
+        let store = Self { inner: Arc::new(Inner::open(options)?) };
+        sweeps.iter().try_for_each(|sweep| sweep(&store))?;
+        Ok(store)
+    }
+
+    /// Makes a store in an empty folder from an archive. Its epoch is a new one.
+    pub fn restore(options: &Options, archive: &Path) -> Result<(), StoreError> {
+        rebuild::restore(options, archive)
     }
 
     /// The published row at `key`.
@@ -214,7 +246,7 @@ impl Store {
         to: Option<Vec<u8>>,
     ) -> Scan<K, V> {
         let core = Arc::clone(self.core());
-        Scan { rows: core.engine.load().range(table.name, from, to), table, core }
+        Scan { rows: core.engine().range(table.name, from, to), table, core }
     }
 
     /// A new, empty `Write`.
@@ -253,13 +285,67 @@ impl Store {
         &self.inner.live
     }
 
+    /// What happened at the start that the owner should know, in sentences.
+    pub fn notices(&self) -> &[String] {
+        &self.inner.notices
+    }
+
+    /// An error while nothing can be saved, or when a row could not be read; it says what to do.
+    pub fn health(&self) -> Result<(), StoreError> {
+        match self.core().closed() {
+            Some(closed) => Err(closed.error()),
+            None if self.core().unhealthy.load(Ordering::Relaxed) => Err(StoreError::Engine(
+                "a part of the store cannot be read; a restart looks through it and repairs it".into(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes everything saved so far quick to open: what otherwise happens now and then by itself.
+    /// Blocks while the disk works.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.keeper().map_or(Ok(()), |keeper| keeper.checkpoint())
+    }
+
+    /// Makes an archive, proves it by restoring it, and returns its path. Blocks for as long as that
+    /// takes; the store goes on meanwhile.
+    pub fn archive(&self) -> Result<PathBuf, StoreError> {
+        let none = || StoreError::ReadOnly("a store in memory has no archive".into());
+        self.keeper().ok_or_else(none)?.archive()
+    }
+
+    /// Whether there is so much journal that an archive is worth its while.
+    pub fn wants_archive(&self) -> Result<bool, StoreError> {
+        self.keeper().map_or(Ok(false), |keeper| keeper.wants_archive())
+    }
+
+    /// Copies the rows into new files without dead space, and goes on with those. Blocks for as long as
+    /// that takes; the store goes on meanwhile.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        self.keeper().map_or(Ok(()), |keeper| keeper.compact())
+    }
+
+    /// Whether there is so much dead space that [`Store::compact`] is worth its while, and room for it.
+    pub fn wants_compaction(&self) -> Result<bool, StoreError> {
+        self.keeper().map_or(Ok(false), |keeper| keeper.wants_compaction())
+    }
+
+    /// What the store takes on the disk.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        self.keeper().map_or_else(|| Ok(Usage::default()), |keeper| keeper.usage())
+    }
+
+    fn keeper(&self) -> Option<&Keeper> {
+        self.inner.keeper.as_deref()
+    }
+
     fn core(&self) -> &Arc<Core> {
         &self.inner.core
     }
 
     fn raw(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let core = self.core();
-        core.engine.load().get(table, key).map_err(|error| core.broken(&error))
+        core.engine().get(table, key).map_err(|error| core.broken(&error))
     }
 
     /// The row at `key`, queued or published.

@@ -10,12 +10,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
+    time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
@@ -24,7 +26,9 @@ use super::{
     digest::{Digest, Digests, set},
     disk::{Faults, Op},
     engine::{Engine, EngineError},
+    home,
     journal::{self, Change, Head, Header},
+    keeper::Keeper,
     log::{Position, Wakers},
     overlay::Overlay,
     schema::{RoomNo, UserNo},
@@ -38,7 +42,10 @@ const SPARE: usize = 1 << 20;
 
 /// What every thread of the store shares.
 pub(super) struct Core {
-    pub engine: ArcSwap<Engine>,
+    engine: ArcSwap<Engine>,
+    /// The engine is open again.
+    opened: Condvar,
+    gate: Mutex<()>,
     pub overlay: Overlay,
     queue: Mutex<Queue>,
     /// There is something to journal, or the end.
@@ -54,6 +61,8 @@ pub(super) struct Core {
     /// A row could not be read: the engine is looked through at the next start.
     pub unhealthy: AtomicBool,
     pub faults: Faults,
+    /// Where it all lies; nowhere if the store is in memory.
+    folder: Option<PathBuf>,
 }
 
 struct Queue {
@@ -74,6 +83,8 @@ struct Queue {
 pub(super) enum Closed {
     /// The disk is nearly full; it may get better.
     Full(String),
+    /// The engine failed and is about to be opened again.
+    Reopening(String),
     /// Something failed that only a restart mends.
     Failed(String),
 }
@@ -90,8 +101,16 @@ pub(super) struct Record {
     /// What the tables that it changes hold after it.
     digests: Vec<(&'static str, Digest)>,
     news: News,
-    done: oneshot::Sender<Result<(), StoreError>>,
+    /// Whoever waits, until they have an answer.
+    done: Option<oneshot::Sender<Result<(), StoreError>>>,
     bytes: usize,
+}
+
+impl Record {
+    fn answer(&mut self, result: Result<(), StoreError>) {
+        // Whoever committed need not wait for it.
+        let _ = self.done.take().map(|done| done.send(result));
+    }
 }
 
 /// Whom a Write concerns.
@@ -116,7 +135,7 @@ pub(super) struct Queued {
 
 impl Core {
     /// A store that stands at `reached`.
-    pub fn new(engine: Engine, reached: Reached, faults: Faults) -> Self {
+    pub fn new(engine: Engine, reached: Reached, faults: Faults, folder: Option<PathBuf>) -> Self {
         let position = Position(reached.position);
         let queue = Queue {
             sequence: reached.last,
@@ -129,6 +148,8 @@ impl Core {
         };
         Self {
             engine: ArcSwap::from_pointee(engine),
+            opened: Condvar::new(),
+            gate: Mutex::default(),
             overlay: Overlay::default(),
             queue: Mutex::new(queue),
             work: Condvar::new(),
@@ -139,6 +160,7 @@ impl Core {
             applied: Mutex::new(reached),
             unhealthy: AtomicBool::new(false),
             faults,
+            folder,
         }
     }
 
@@ -178,7 +200,17 @@ impl Core {
         let sequence = queue.sequence;
         let numbers = self.numbers.load(Ordering::Relaxed) - 1;
         let position = last.0;
-        queue.waiting.push(Record { sequence, slots, position, numbers, changes, digests, news, done, bytes });
+        queue.waiting.push(Record {
+            sequence,
+            slots,
+            position,
+            numbers,
+            changes,
+            digests,
+            news,
+            done: Some(done),
+            bytes,
+        });
         self.work.notify_one();
         Ok(Queued { first, last, done: Some(receiver) })
     }
@@ -204,7 +236,6 @@ impl Core {
 
     /// Brings `digests` up to date with `changes`, and returns those of the tables that change.
     fn digests(&self, digests: &mut Digests, changes: &[Change]) -> Result<Vec<(&'static str, Digest)>, EngineError> {
-        let engine = self.engine.load();
         let mut changed: Vec<(&'static str, Digest)> = Vec::new();
         for change in changes {
             let at = changed.iter().position(|(table, _)| *table == change.table).unwrap_or_else(|| {
@@ -214,7 +245,8 @@ impl Core {
             let digest = &mut changed[at].1;
             if let Some(queued) = self.overlay.get(change.table, &change.key) {
                 queued.iter().for_each(|old| digest.remove(&change.key, old));
-            } else if let Some(old) = engine.get(change.table, &change.key)? {
+            } else if let Some(old) = self.engine().get(change.table, &change.key)? {
+                // The engine is looked up after the queue: what left the queue is in it by then.
                 digest.remove(&change.key, &old);
             }
             change.value.iter().for_each(|new| digest.add(&change.key, new));
@@ -227,25 +259,26 @@ impl Core {
 
     /// Notes that the engine cannot read a row, and puts it into words.
     pub fn broken(&self, error: &EngineError) -> StoreError {
-        if !self.unhealthy.swap(true, Ordering::Relaxed) {
-            tracing::error!(error = %error.0, "the store cannot read a part of itself");
+        if !error.is_closed() && !self.unhealthy.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = %error.0, "the store cannot read a part of itself; a restart repairs it");
+            self.folder.iter().for_each(|folder| drop(home::mark_suspect(folder)));
         }
         StoreError::Engine(error.0.clone())
     }
 
-    /// Accepts nothing from now on. What needs a restart stays as it is.
+    /// Accepts nothing from now on. A graver reason is not replaced by a lesser one.
     pub fn close(&self, why: Closed) {
         let mut queue = self.queue.lock();
-        if !matches!(queue.closed, Some(Closed::Failed(_))) {
+        if queue.closed.as_ref().is_none_or(|closed| closed.gravity() <= why.gravity()) {
             queue.closed = Some(why);
         }
         self.room.notify_all();
     }
 
-    /// Accepts Writes again, if only the space was missing.
-    pub fn reopen(&self) {
+    /// Accepts Writes again, if the reason not to is this one.
+    pub fn open_again(&self, was: impl Fn(&Closed) -> bool) {
         let mut queue = self.queue.lock();
-        if matches!(queue.closed, Some(Closed::Full(_))) {
+        if queue.closed.as_ref().is_some_and(was) {
             queue.closed = None;
         }
     }
@@ -253,6 +286,46 @@ impl Core {
     /// Why nothing is accepted, if that is so.
     pub fn closed(&self) -> Option<Closed> {
         self.queue.lock().closed.clone()
+    }
+
+    /// Whether everything that was journaled is in the engine, and every row could be read.
+    pub fn sound(&self) -> bool {
+        !matches!(self.closed(), Some(Closed::Failed(_) | Closed::Reopening(_)))
+            && !self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a while, or until the store stops: then it says so.
+    pub fn wait_for_stop(&self, time: Duration) -> bool {
+        let mut queue = self.queue.lock();
+        let until = Instant::now() + time;
+        while !queue.stopping {
+            if self.room.wait_until(&mut queue, until).timed_out() {
+                break;
+            }
+        }
+        queue.stopping
+    }
+
+    /// The engine, as soon as it is open.
+    pub fn engine(&self) -> Arc<Engine> {
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            let engine = self.engine.load();
+            if !matches!(**engine, Engine::Closed) || Instant::now() > patience {
+                return Guard::into_inner(engine);
+            }
+            drop(engine);
+            let mut gate = self.gate.lock();
+            self.opened.wait_for(&mut gate, Duration::from_millis(50));
+        }
+    }
+
+    /// Goes on with another engine, and gives back the one before.
+    pub fn replace(&self, engine: Engine) -> Arc<Engine> {
+        let old = self.engine.swap(Arc::new(engine));
+        drop(self.gate.lock());
+        self.opened.notify_all();
+        old
     }
 
     /// Lets the threads finish what is queued, and end.
@@ -285,9 +358,9 @@ impl Core {
         drop(queue);
         self.room.notify_all();
         let error = StoreError::Engine(format!("{why}; whether the last changes are saved is unknown until a restart"));
-        for record in records {
+        for mut record in records {
             self.overlay.remove(record.sequence, &record.changes);
-            let _ = record.done.send(Err(error.clone()));
+            record.answer(Err(error.clone()));
         }
     }
 
@@ -300,12 +373,11 @@ impl Core {
     /// Shows a group to the readers.
     fn publish(&self, group: Durable) {
         let mut bytes = 0;
-        for record in group.records {
+        for mut record in group.records {
             self.overlay.remove(record.sequence, &record.changes);
             self.show(&record.news, Position(record.position));
             bytes += record.bytes;
-            // Whoever committed need not wait for it.
-            let _ = record.done.send(Ok(()));
+            record.answer(Ok(()));
         }
         let mut queue = self.queue.lock();
         let full = queue.bytes > QUEUE;
@@ -318,10 +390,18 @@ impl Core {
 }
 
 impl Closed {
+    fn gravity(&self) -> u8 {
+        match self {
+            Self::Full(_) => 0,
+            Self::Reopening(_) => 1,
+            Self::Failed(_) => 2,
+        }
+    }
+
     /// The same for whoever wants to write.
     pub fn error(&self) -> StoreError {
         match self {
-            Self::Full(why) | Self::Failed(why) => StoreError::ReadOnly(why.clone()),
+            Self::Full(why) | Self::Reopening(why) | Self::Failed(why) => StoreError::ReadOnly(why.clone()),
         }
     }
 }
@@ -336,15 +416,18 @@ pub(super) struct Journal {
     pub segment: Segment,
     /// What is true after the last durable group.
     pub reached: Reached,
+    /// What the positions belong to.
+    pub epoch: u64,
     /// A segment is not begun anew before it has this many bytes.
     pub limit: u64,
 }
 
 impl Journal {
     /// Begins a new segment at `reached`.
-    pub fn begin(folder: &Path, reached: &Reached, limit: u64, faults: &Faults) -> io::Result<Self> {
+    pub fn begin(folder: &Path, reached: &Reached, epoch: u64, limit: u64, faults: &Faults) -> io::Result<Self> {
         let header = Header {
             id: rand::random(),
+            epoch,
             schema: reached.schema,
             first: reached.last + 1,
             position: reached.position,
@@ -352,13 +435,13 @@ impl Journal {
             digests: reached.digests.clone(),
         };
         let segment = Segment::create(folder, &header, faults)?;
-        Ok(Self { folder: folder.to_owned(), segment, reached: reached.clone(), limit })
+        Ok(Self { folder: folder.to_owned(), segment, reached: reached.clone(), epoch, limit })
     }
 
     /// Makes records durable as one group.
     fn append(&mut self, records: &[Record], buffer: &mut Vec<u8>, faults: &Faults) -> io::Result<Digested> {
         if self.segment.offset >= self.limit {
-            *self = Self::begin(&self.folder, &self.reached, self.limit, faults)?;
+            *self = Self::begin(&self.folder, &self.reached, self.epoch, self.limit, faults)?;
         }
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
         let mut digests: Digested = Vec::new();
@@ -401,7 +484,8 @@ impl Reached {
 }
 
 /// The thread that makes groups durable. Ends when the store stops, or with the first error.
-pub(super) fn journal_thread(core: &Core, mut journal: Journal, to_engine: &mpsc::Sender<Durable>) {
+pub(super) fn journal_thread(keeper: &Keeper, mut journal: Journal, to_engine: &mpsc::Sender<Durable>) {
+    let core = &keeper.core;
     let mut buffer = Vec::new();
     while let Some(records) = core.take() {
         match journal.append(&records, &mut buffer, &core.faults) {
@@ -417,29 +501,33 @@ pub(super) fn journal_thread(core: &Core, mut journal: Journal, to_engine: &mpsc
                 return;
             }
         }
+        keeper.look_at_space();
     }
 }
 
-/// The thread that applies what is durable, and publishes it. `applied` is told the bytes of each group.
-pub(super) fn apply_thread(core: &Core, from_journal: &mpsc::Receiver<Durable>, applied: &dyn Fn(usize)) {
-    while let Ok(group) = from_journal.recv() {
-        let bytes = group.records.iter().map(|record| record.bytes).sum();
-        match core.apply(&group) {
-            Ok(()) => core.publish(group),
-            Err(error) => {
-                core.abandon(group.records, &error.0);
+/// The thread that applies what is durable, and publishes it.
+pub(super) fn apply_thread(keeper: &Keeper, from_journal: &mpsc::Receiver<Durable>) {
+    let core = &keeper.core;
+    while let Ok(mut group) = from_journal.recv() {
+        if let Err(error) = core.apply(&group) {
+            // It is in the journal: nothing is lost, but it may take long until it is seen.
+            let answer = StoreError::ReadOnly(format!("it is saved, but cannot be shown yet: {}", error.0));
+            group.records.iter_mut().for_each(|record| record.answer(Err(answer.clone())));
+            if !keeper.recover(&error, &mut || core.apply(&group)) {
                 return;
             }
         }
-        applied(bytes);
+        let bytes = group.records.iter().map(|record| record.bytes).sum();
+        core.publish(group);
+        keeper.applied(bytes);
     }
 }
 
 impl Core {
     fn apply(&self, group: &Durable) -> Result<(), EngineError> {
-        let mut applied = self.applied.lock();
         self.faults.check(Op::Apply)?;
-        let engine = self.engine.load();
+        let mut applied = self.applied.lock();
+        let engine = self.engine();
         // The engine may panic on a damaged page.
         let result = catch_unwind(AssertUnwindSafe(|| {
             for change in group.records.iter().flat_map(|record| &record.changes) {

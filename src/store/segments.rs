@@ -106,6 +106,12 @@ pub struct Damage {
     pub first: u64,
 }
 
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the journal {} is damaged at byte {}", self.path.display(), self.offset)
+    }
+}
+
 /// How far a walk came, and what is true there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Reached {
@@ -126,6 +132,8 @@ pub(super) struct Reached {
 pub(super) struct Findings {
     /// The end of the newest segment.
     pub tail: Option<Tail>,
+    /// What the positions in the newest segment belong to.
+    pub epoch: Option<u64>,
     /// Where the walk had to stop.
     pub damage: Option<Damage>,
     /// Damage before the start of the walk, which does no harm to it.
@@ -172,10 +180,11 @@ impl<E> From<io::Error> for Stop<E> {
     }
 }
 
-/// Reads all Writes after `reached.last`, group by group, in order and without a gap.
+/// Reads the Writes after `reached.last` up to `until`, group by group, in order and without a gap.
 pub(super) fn walk<E>(
     folder: &Path,
     reached: &mut Reached,
+    until: u64,
     visit: &mut dyn FnMut(&Reached, &Group<'_>) -> Result<(), E>,
 ) -> Result<Findings, Stop<E>> {
     let start = reached.last;
@@ -194,8 +203,12 @@ pub(super) fn walk<E>(
             findings.damage = Some(Damage { path, offset, first: reached.last + 1 });
             return Ok(findings);
         }
-        if let Some(header) = &reader.header {
-            reached.schema = header.schema;
+        if let Some(header) = reader.header.take() {
+            findings.epoch = Some(header.epoch);
+            // Between this segment and the one before it, the rows were migrated.
+            if header.schema > reached.schema && header.first == reached.last + 1 {
+                (reached.schema, reached.digests) = (header.schema, header.digests);
+            }
         }
         let mut next = segment.first;
         let mut newest = None;
@@ -219,6 +232,9 @@ pub(super) fn walk<E>(
             };
             if group.head.first != next {
                 findings.damage = Some(Damage { path: segment.path.clone(), offset: at, first: next });
+                return Ok(findings);
+            }
+            if group.head.first > until {
                 return Ok(findings);
             }
             next = group.head.last + 1;

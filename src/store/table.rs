@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{StoreError, key::Key};
+use super::{StoreError, compress, key::Key};
 
 /// The name and types of one sled tree.
 pub struct Table<K, V> {
@@ -46,12 +46,17 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         if let Err(error) = ciborium::into_writer(value, &mut bytes) {
             unreachable!("a row of {} does not encode: {error}", self.name);
         }
-        bytes
+        if self.compressed { compress::pack(&bytes) } else { bytes }
     }
 
     /// The value behind `bytes`; an error names the table.
     pub(super) fn decode(self, bytes: &[u8]) -> Result<V, StoreError> {
-        ciborium::from_reader(bytes).map_err(|_| StoreError::BadRow { table: self.name })
+        let bad = StoreError::BadRow { table: self.name };
+        if !self.compressed {
+            return ciborium::from_reader(bytes).map_err(|_| bad);
+        }
+        let bytes = compress::unpack(bytes).ok_or_else(|| bad.clone())?;
+        ciborium::from_reader(&*bytes).map_err(|_| bad)
     }
 
     /// The key behind `bytes`; an error names the table.

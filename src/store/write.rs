@@ -94,7 +94,7 @@ impl Write {
             queued.insert(key.as_slice().into(), value.as_deref().map(Into::into));
         }
         let mut rows = Vec::new();
-        for row in core.engine.load().range(table.name, from, to) {
+        for row in core.engine().range(table.name, from, to) {
             let (key, value) = row.map_err(|error| core.broken(&error))?;
             if !queued.contains_key(&*key) {
                 rows.push((table.decode_key(&key)?, table.decode(&value)?, key.to_vec()));
