@@ -4,3 +4,4 @@ mod client;
 mod federation;
 mod harness;
 mod http;
+mod program;
