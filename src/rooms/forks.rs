@@ -73,6 +73,12 @@ impl Deciding<'_> {
             return Err(error);
         }
         let resolved = resolved.map_err(Error::internal)?;
+        // Resolution may bring back an entry that none of the states has, from an auth chain.
+        for name in resolved.keys() {
+            if !keys.contains_key(name) {
+                keys.insert(name.clone(), numbers::state_key(&mut self.write, &name.0, &name.1)?);
+            }
+        }
         let changes = self.changes_to(first, &resolved, &keys)?;
         first.derive(&mut self.write, &changes)
     }
