@@ -3,7 +3,7 @@
 use ruma::{OwnedUserId, UserId};
 
 use super::{
-    Users, devices, passwords,
+    Users, account_data, devices, passwords, push_rules,
     sessions::{self, Login, NewDevice},
 };
 use crate::{
@@ -96,6 +96,7 @@ pub async fn create(
         let NewAccount { admin, guest, bridge, .. } = new;
         let created = users.clock.now();
         write.put(ACCOUNTS, &number, &AccountRow { password, created, admin, guest, bridge, ..Default::default() });
+        account_data::put(&mut write, number, None, push_rules::KIND, push_rules::initial(id)?)?;
         also(&mut write)?;
         let login = device.map(|device| sessions::open(users, &mut write, number, device)).transpose()?;
         (users.commit(write, vec![]), login.map(|(login, _)| login))

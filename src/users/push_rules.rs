@@ -32,6 +32,11 @@ pub(super) struct Cache {
     changes: AtomicU64,
 }
 
+/// The rules with which a user begins, as account data.
+pub(super) fn initial(id: &UserId) -> Result<String> {
+    serde_json::to_string(&PushRulesEventContent::new(default_rules(id))).map_err(Error::internal)
+}
+
 /// The rules of a local user: their own, or those with which everybody begins.
 pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Ruleset>> {
     let cache = &users.inner.push_rules;
