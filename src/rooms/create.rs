@@ -28,7 +28,10 @@ use crate::{
     },
     store::{
         Ticket,
-        schema::rooms::{PUBLISHED, ROOMS, RoomRow},
+        schema::{
+            numbers,
+            rooms::{PUBLISHED, ROOMS, RoomRow},
+        },
     },
 };
 
@@ -48,28 +51,30 @@ struct Plan {
 }
 
 /// Creates a room and returns it with the ticket of its `Write`. Only invites of local users are part of
-/// it; the caller sends the others ([`remote_invites`]).
+/// it; the caller sends the others ([`super::doors::invite`]).
 ///
 /// Errors: 400 `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE`, `M_ROOM_IN_USE`, `M_BAD_JSON`.
 pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<Room>, Ticket)> {
     let plan = plan(rooms, creator, request)?;
+    // One at a time: an alias is given once, and so is the ID of a room that is the hash of its first event.
     let _aliases = rooms.aliases.lock();
-    let mut now = rooms.clock.now();
-    let (first, room) = loop {
-        let first = create_event(rooms, &plan, now)?;
-        let room = rooms.begin(first.room_id.clone(), plan.rules)?;
-        // Where a room's ID is the hash of its create event, two rooms of one moment would be the same room.
-        let is_new = room.head.lock().extremities.is_empty();
-        if is_new {
-            break (first, room);
-        }
-        now += 1;
-    };
     if let Some(alias) = &plan.alias {
         aliases::check_free(rooms, alias)?;
     }
-    let mut deciding = rooms.decide(&room);
+    let first = create_event(rooms, &plan)?;
+    let room = rooms.begin_new(first.room_id.clone(), plan.rules);
+    let made = fill(rooms, &room, &plan, first);
+    if made.is_err() {
+        rooms.open.lock().remove(&room.number);
+    }
+    Ok((room, made?))
+}
+
+/// Everything that a new room begins with.
+fn fill(rooms: &Rooms, room: &Room, plan: &Plan, first: Event) -> Result<Ticket> {
+    let mut deciding = rooms.decide(room);
     deciding.authorize(&first).map_err(invalid_state)?;
+    deciding.write.put(numbers::ROOM_NUMBERS, &room.id.as_str().to_owned(), &room.number);
     let create = deciding.add(first)?;
     let number = deciding.head().extremities[0].0;
     let row = RoomRow { id: room.id.clone(), version: room.version.clone(), create: number };
@@ -79,16 +84,15 @@ pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<
         deciding.send(event).map_err(invalid_state)?;
     }
     if let Some(alias) = &plan.alias {
-        aliases::put(&mut deciding.write, alias, room.number, creator)?;
+        aliases::put(&mut deciding.write, alias, room.number, &plan.creator)?;
     }
     if plan.request.visibility == Visibility::Public {
         deciding.write.put(PUBLISHED, &room.number, &());
     }
     for guest in plan.request.invite.iter().filter(|guest| rooms.is_local(guest)) {
-        deciding.invite(creator, guest, plan.request.is_direct, None)?;
+        deciding.invite(&plan.creator, guest, plan.request.is_direct, None)?;
     }
-    let ticket = deciding.commit()?;
-    Ok((room, ticket))
+    deciding.commit()
 }
 
 /// A refusal that the caller's own wishes have led to.
@@ -175,17 +179,27 @@ fn additional_creators(
     Ok(())
 }
 
-fn create_event(rooms: &Rooms, plan: &Plan, now: u64) -> Result<Event> {
+fn create_event(rooms: &Rooms, plan: &Plan) -> Result<Event> {
     let mut draft = Draft::new("m.room.create", plan.creator.clone(), plan.create.clone());
     draft.state_key = Some(String::new());
-    draft.origin_server_ts = now;
+    draft.origin_server_ts = rooms.clock.now();
     draft.event_id = chosen_id(rooms, plan.rules);
     if !plan.rules.room_id_is_hash {
         draft.room_id = Some(ruma::RoomId::new_v1(&rooms.config.server_name));
     }
-    draft
-        .sign(&rooms.config.server_name, &rooms.key, plan.rules)
-        .map_err(|error| Error::bad_json(format!("creation_content: {error}")))
+    let sign = |draft: Draft| {
+        draft
+            .sign(&rooms.config.server_name, &rooms.key, plan.rules)
+            .map_err(|error| Error::bad_json(format!("creation_content: {error}")))
+    };
+    loop {
+        let event = sign(draft.clone())?;
+        // The same wish twice in a millisecond would be the same room.
+        match rooms.store.write().get(numbers::ROOM_NUMBERS, &event.room_id.as_str().to_owned())? {
+            Some(_) => draft.origin_server_ts += 1,
+            None => return Ok(event),
+        }
+    }
 }
 
 impl Plan {

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use ruma::{UserId, events::room::member::MembershipState};
+use ruma::{RoomId, UserId, events::room::member::MembershipState};
 
 use super::{
-    Rooms,
+    Room, Rooms,
     append::{Deciding, NewEvent},
 };
 use crate::{
@@ -19,7 +19,73 @@ use crate::{
         canonical::{Object, Value},
         event::Event,
     },
+    store::{
+        Ticket,
+        schema::{
+            numbers,
+            rooms::USER_ROOMS,
+            users::{ACCOUNT_DATA, GLOBAL},
+        },
+    },
 };
+
+/// Refuses an invite of a local user who wants none: 403 `M_INVITE_BLOCKED`.
+///
+/// Spec: client-server-api#invite-permission
+pub fn check_wanted(rooms: &Rooms, guest: &UserId) -> Result<()> {
+    let Some(number) = numbers::find_user(&rooms.store, guest)?.filter(|_| rooms.is_local(guest)) else {
+        return Ok(());
+    };
+    let config = rooms.store.get(ACCOUNT_DATA, &(number, GLOBAL, "m.invite_permission_config".to_owned()))?;
+    let config: Option<serde_json::Value> = config.and_then(|row| serde_json::from_str(&row.json).ok());
+    match config.is_some_and(|config| config["default_action"] == "block") {
+        true => Err(Error::new(
+            http::StatusCode::FORBIDDEN,
+            "M_INVITE_BLOCKED",
+            format!("{guest} does not accept invitations"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Refuses guests where the room does not welcome them.  Spec: client-server-api#guest-access
+pub fn check_guests_may_join(rooms: &Rooms, room: &Room) -> Result<()> {
+    let setting = rooms.in_state(&rooms.current(room.number)?, "m.room.guest_access", "")?;
+    let setting = setting.and_then(|known| known.event.content_field::<String>("guest_access"));
+    match setting.as_deref() {
+        Some("can_join") => Ok(()),
+        _ => Err(Error::new(
+            http::StatusCode::FORBIDDEN,
+            "M_GUEST_ACCESS_FORBIDDEN",
+            "guests may not join this room; make an account first",
+        )),
+    }
+}
+
+/// Lets a user forget a room that they are not in: they no longer see its past. Nothing if there is nothing to
+/// forget; 400 `M_UNKNOWN` if they are still in it.
+///
+/// Spec: client-server-api#post_matrixclientv3roomsroomidforget
+pub fn forget(rooms: &Rooms, user: &UserId, room: &RoomId) -> Result<Option<Ticket>> {
+    let Some(number) = numbers::find_room(&rooms.store, room)? else {
+        return Err(Error::not_found("this server does not know the room"));
+    };
+    let Some(user) = numbers::find_user(&rooms.store, user)? else { return Ok(None) };
+    // The row is the room's to write.
+    let room = rooms.open(number)?;
+    let deciding = room.as_deref().map(|room| rooms.decide(room));
+    let mut write = rooms.store.write();
+    let Some(mut row) = write.get(USER_ROOMS, &(user, number))? else { return Ok(None) };
+    if !matches!(row.membership, MembershipState::Leave | MembershipState::Ban) {
+        return Err(Error::bad_request("M_UNKNOWN", "leave the room before you forget it"));
+    }
+    row.forgotten = true;
+    write.put(USER_ROOMS, &(user, number), &row);
+    write.wake(user);
+    let ticket = write.commit()?;
+    drop(deciding);
+    Ok(Some(ticket))
+}
 
 impl Deciding<'_> {
     /// Lets a local user join, with their profile; nothing happens if they are in the room already.
@@ -31,6 +97,9 @@ impl Deciding<'_> {
             _ => {}
         }
         content.extend(self.profile(user)?);
+        if let Some(authoriser) = self.authoriser(user)? {
+            content.insert("join_authorised_via_users_server".to_owned(), authoriser.as_str().into());
+        }
         self.change_member(user, user, MembershipState::Join, reason, content).map(Some)
     }
 
@@ -56,6 +125,7 @@ impl Deciding<'_> {
             MembershipState::Ban => return Err(Error::forbidden(format!("{guest} is banned from the room"))),
             _ => {}
         }
+        check_wanted(self.rooms, guest)?;
         let mut content = self.profile(guest)?;
         if is_direct {
             content.insert("is_direct".to_owned(), Value::Bool(true));

@@ -7,12 +7,16 @@
 //! Nothing here waits for the network under a room's lock, and nobody is called about an event:
 //! `/sync`, push, bridges and federation sending follow the log.
 
+pub mod access;
 pub mod admit;
 pub mod aliases;
 pub mod append;
 pub mod cache;
 pub mod create;
+pub mod directory;
+pub mod doors;
 pub mod ephemeral;
+pub mod filter;
 pub mod forks;
 pub mod history;
 pub mod intake;
@@ -20,10 +24,14 @@ pub mod inviting;
 pub mod joining;
 pub mod membership;
 pub mod projections;
+pub mod read;
+pub mod receipts;
 mod redaction;
 pub mod resident;
 pub mod restricted;
+pub mod send;
 pub mod state;
+pub mod summary;
 pub mod token;
 pub mod view;
 
@@ -182,6 +190,15 @@ impl Rooms {
     /// Locks a room in order to add events to it.
     pub fn decide<'a>(&'a self, room: &'a Room) -> Deciding<'a> {
         Deciding::new(self, room, room.head.lock())
+    }
+
+    /// A room that nobody knows yet. Its number becomes known with its first events.
+    fn begin_new(&self, id: OwnedRoomId, rules: &'static Rules) -> Arc<Room> {
+        let number = RoomNo(self.store.write().number());
+        let (head, intake) = Default::default();
+        let room = Arc::new(Room { number, id, version: rules.id(), rules, head, intake });
+        self.open.lock().insert(number, Arc::clone(&room));
+        room
     }
 
     /// A room that is about to get its first events, or to be entered anew.

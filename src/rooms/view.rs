@@ -5,11 +5,16 @@
 //!
 //! Spec: client-server-api#room-event-format (UnsignedData), client-server-api#server-behaviour-5 (visibility)
 
-use std::{cell::RefCell, fmt::Write as _, sync::Arc};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeSet,
+    fmt::Write as _,
+    sync::Arc,
+};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipState};
 
-use super::{Rooms, cache::Known};
+use super::{Rooms, access, cache::Known};
 use crate::{
     error::Result,
     protocol::{
@@ -18,9 +23,11 @@ use crate::{
         visibility,
     },
     store::schema::{
-        StateKeyNo, StateNo, UserNo,
+        RoomNo, StateKeyNo, StateNo, UserNo,
         events::{Standing, TRANSACTION_OF},
         numbers,
+        rooms::{USER_ROOMS, UserRoomRow},
+        users::{ACCOUNT_DATA, GLOBAL},
     },
 };
 
@@ -33,6 +40,10 @@ pub struct Viewer<'a> {
     now: u64,
     /// The membership and visibility at the state that was looked at last.
     last: RefCell<Option<(StateNo, Seen)>>,
+    /// The room that was looked at last, and how the viewer stands towards it.
+    place: RefCell<Option<(RoomNo, Place)>>,
+    /// Whose messages the viewer does not want to see.
+    ignored: OnceCell<BTreeSet<String>>,
     keys: (Option<StateKeyNo>, Option<StateKeyNo>),
 }
 
@@ -41,6 +52,14 @@ pub struct Viewer<'a> {
 struct Seen {
     membership: MembershipState,
     visibility: visibility::HistoryVisibility,
+}
+
+/// How a viewer stands towards a room now.
+#[derive(Debug, Clone)]
+struct Place {
+    row: Option<UserRoomRow>,
+    /// The event with which they left, if they have been in it and are not any more.
+    left: Option<Arc<Known>>,
 }
 
 impl<'a> Viewer<'a> {
@@ -53,6 +72,8 @@ impl<'a> Viewer<'a> {
             device: device.map(ToOwned::to_owned),
             now: rooms.clock.now(),
             last: RefCell::default(),
+            place: RefCell::default(),
+            ignored: OnceCell::new(),
             keys: (rooms.state_key("m.room.member", user.as_str())?, rooms.state_key("m.room.history_visibility", "")?),
         })
     }
@@ -81,18 +102,69 @@ impl<'a> Viewer<'a> {
         Ok(shared && self.joined_since(known)?)
     }
 
+    /// Who is looking.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// Whether this is a message of somebody whom the viewer ignores. State is shown nevertheless.
+    ///
+    /// Spec: client-server-api#ignoring-users
+    pub fn ignores(&self, known: &Known) -> Result<bool> {
+        if known.event.is_state() || known.event.sender == self.user {
+            return Ok(false);
+        }
+        Ok(self.ignored()?.contains(known.event.sender.as_str()))
+    }
+
+    /// Whose messages the viewer does not want to see.
+    pub fn ignored(&self) -> Result<&BTreeSet<String>> {
+        if let Some(ignored) = self.ignored.get() {
+            return Ok(ignored);
+        }
+        let list = match self.number {
+            Some(user) => self.rooms.store.get(ACCOUNT_DATA, &(user, GLOBAL, "m.ignored_user_list".to_owned()))?,
+            None => None,
+        };
+        let list: Option<serde_json::Value> = list.and_then(|row| serde_json::from_str(&row.json).ok());
+        let users = list.as_ref().and_then(|list| list.get("ignored_users")?.as_object());
+        let users = users.into_iter().flat_map(|users| users.keys().cloned()).collect();
+        Ok(self.ignored.get_or_init(|| users))
+    }
+
+    /// Whether the viewer has forgotten a room.
+    pub fn has_forgotten(&self, room: RoomNo) -> Result<bool> {
+        Ok(self.place(room)?.row.is_some_and(|row| row.forgotten))
+    }
+
     /// Whether the viewer has been in the room at some time after an event.
     fn joined_since(&self, known: &Known) -> Result<bool> {
-        let Some(user) = self.number else { return Ok(false) };
-        let row = self.rooms.store.get(crate::store::schema::rooms::USER_ROOMS, &(user, known.room))?;
-        let Some(row) = row else { return Ok(false) };
-        if row.membership == MembershipState::Join {
+        let place = self.place(known.room)?;
+        if place.row.is_some_and(|row| row.membership == MembershipState::Join) {
             return Ok(true);
         }
         // Somebody who has left sees what was shared up to the moment of leaving.
-        let left = self.rooms.known(row.event)?;
-        let was_in = row.before == Some(MembershipState::Join);
-        Ok(was_in && (known.event.depth, known.number) < (left.event.depth, left.number))
+        let before = |left: Arc<Known>| (known.event.depth, known.number) < (left.event.depth, left.number);
+        Ok(place.left.is_some_and(before))
+    }
+
+    fn place(&self, room: RoomNo) -> Result<Place> {
+        if let Some((last, place)) = &*self.place.borrow()
+            && *last == room
+        {
+            return Ok(place.clone());
+        }
+        let row = match self.number {
+            Some(user) => self.rooms.store.get(USER_ROOMS, &(user, room))?,
+            None => None,
+        };
+        let left = match &row {
+            Some(row) if row.membership != MembershipState::Join => access::departure(self.rooms, row.event)?,
+            _ => None,
+        };
+        let place = Place { row, left };
+        *self.place.borrow_mut() = Some((room, place.clone()));
+        Ok(place)
     }
 
     fn at(&self, number: StateNo) -> Result<Seen> {

@@ -164,12 +164,12 @@ impl EventFilter {
     /// Whether something relates to the event in a way that is wanted.
     fn wants_relations(&self, rooms: &Rooms, known: &Known) -> Result<bool> {
         for row in rooms.store.scan(RELATIONS, &(known.number,)) {
-            let ((_, rel_type, _, _), sender) = row?;
+            let ((_, rel_type, _, _), row) = row?;
             if !listed(&self.related_by_rel_types, &None, |listed| *listed == rel_type) {
                 continue;
             }
             let Some(senders) = &self.related_by_senders else { return Ok(true) };
-            let sender = numbers::user_id(&rooms.store, sender)?;
+            let sender = numbers::user_id(&rooms.store, row.sender)?;
             if sender.is_some_and(|sender| senders.iter().any(|listed| sender == listed.as_str())) {
                 return Ok(true);
             }

@@ -12,4 +12,5 @@ mod moderation;
 mod profile;
 mod push_rules;
 mod register;
+mod rooms;
 mod sync;

@@ -14,11 +14,13 @@
 mod answer;
 mod network;
 mod server;
+mod talk;
 mod user;
 
 pub use self::{
     answer::Answer,
     network::{Network, network},
     server::{Server, server, server_with},
+    talk::{bodies, in_room, quoted},
     user::User,
 };

@@ -17,6 +17,7 @@ mod moderation;
 mod profile;
 mod push_rules;
 mod register;
+mod rooms;
 mod sync;
 mod to_device;
 mod uia;
@@ -132,4 +133,7 @@ pub fn routes(to: &mut Routes) {
     // OpenID, calls
     to.add(account::openid_token);
     to.add(voip::turn_server);
+
+    // Rooms
+    rooms::routes(to);
 }

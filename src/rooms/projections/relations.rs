@@ -14,7 +14,8 @@ use crate::{
     store::{
         Write,
         schema::{
-            events::{RELATIONS, RELATIONS_AHEAD},
+            EventNo, RoomNo,
+            events::{EVENTS, RELATIONS, RELATIONS_AHEAD, RelationRow},
             numbers,
         },
     },
@@ -41,22 +42,32 @@ pub fn of(event: &Event) -> Option<Relation> {
 pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     let event = appended.event;
     let ahead = (event.event_id.as_str().to_owned(),);
-    for ((parent, child), (rel_type, kind, sender)) in write.scan(RELATIONS_AHEAD, &ahead)? {
+    for ((parent, child), (rel_type, kind, row)) in write.scan(RELATIONS_AHEAD, &ahead)? {
         write.delete(RELATIONS_AHEAD, &(parent, child));
-        write.put(RELATIONS, &(appended.number, rel_type, kind, child), &sender);
-    }
-    let Some(relation) = of(event) else { return Ok(()) };
-    let sender = numbers::user(write, &event.sender)?;
-    match write.get(numbers::EVENT_NUMBERS, &relation.event_id.as_str().to_owned())? {
-        Some(parent) => {
-            write.put(RELATIONS, &(parent, relation.rel_type, event.kind.clone(), appended.number), &sender);
+        if is_in_room(write, child, appended.room.number)? {
+            write.put(RELATIONS, &(appended.number, rel_type, kind, child), &row);
         }
+    }
+    let Some(Relation { rel_type, event_id, key }) = of(event) else { return Ok(()) };
+    let sender = numbers::user(write, &event.sender)?;
+    let row = RelationRow { sender, depth: event.depth, key: key.filter(|_| rel_type == "m.annotation") };
+    match write.get(numbers::EVENT_NUMBERS, &event_id.as_str().to_owned())? {
+        Some(parent) if is_in_room(write, parent, appended.room.number)? => {
+            write.put(RELATIONS, &(parent, rel_type, event.kind.clone(), appended.number), &row);
+        }
+        // Events of different rooms cannot relate to each other.
+        Some(_) => {}
         None => {
-            let row = (relation.rel_type, event.kind.clone(), sender);
-            write.put(RELATIONS_AHEAD, &(relation.event_id.as_str().to_owned(), appended.number), &row);
+            let row = (rel_type, event.kind.clone(), row);
+            write.put(RELATIONS_AHEAD, &(event_id.as_str().to_owned(), appended.number), &row);
         }
     }
     Ok(())
+}
+
+/// Whether an event belongs to this room, as far as it is known.
+fn is_in_room(write: &Write, event: EventNo, room: RoomNo) -> Result<bool> {
+    Ok(write.get(EVENTS, &event)?.is_none_or(|row| row.room == room))
 }
 
 /// Takes an event that is being redacted out of its relation.

@@ -141,12 +141,26 @@ pub const TRANSACTIONS: Table<(UserNo, String, String), EventNo> = Table::new("t
 /// Written with [`TRANSACTIONS`].
 pub const TRANSACTION_OF: Table<EventNo, (UserNo, String, String)> = Table::new("transaction_of");
 
-/// Events that relate to another: `(parent, relation type, event type, child)`.
-/// Written by `rooms::projections::relations`.
-pub const RELATIONS: Table<(EventNo, String, String, EventNo), UserNo> = Table::new("relations");
+/// An event that relates to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelationRow {
+    /// Who sent it.
+    #[serde(rename = "u")]
+    pub sender: UserNo,
+    /// Its depth, which with its number is its place in the history of the room.
+    #[serde(rename = "d")]
+    pub depth: u64,
+    /// The key of an annotation.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Events that relate to another: `(parent, relation type, event type, child)`. Redacted children have no
+/// row. Written by `rooms::projections::relations`.
+pub const RELATIONS: Table<(EventNo, String, String, EventNo), RelationRow> = Table::new("relations");
 
 /// Relations whose parent is not known yet: `(parent's event ID, child)`. Moved to [`RELATIONS`] when it comes.
-pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, UserNo)> = Table::new("relations_ahead");
+pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, RelationRow)> = Table::new("relations_ahead");
 
 /// Redactions of events that are not here yet, by the ID of the event that they are about.
 pub const REDACTIONS_AHEAD: Table<String, EventNo> = Table::new("redactions_ahead");

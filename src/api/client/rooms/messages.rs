@@ -1,0 +1,73 @@
+//! Reading what was said: pages of messages, one event, and what surrounds it.
+
+use ruma::api::{
+    Direction,
+    client::{context::get_context, message::get_message_events, room::get_room_event},
+};
+
+use super::{list, text};
+use crate::{
+    app::Ctx,
+    error::Result,
+    http::{Raw, Reply, User},
+    rooms::{
+        filter::EventFilter,
+        history,
+        read::{self, PageQuery},
+        view::Viewer,
+    },
+};
+
+/// Answers one event.
+pub async fn event(ctx: Ctx, user: User, req: get_room_event::v3::Request) -> Result<Reply> {
+    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+    let known = read::event(&ctx.rooms, &viewer, &req.room_id, &req.event_id)?;
+    Ok(Reply::json(viewer.event(&known, true)?))
+}
+
+/// Answers a page of a room's history.
+pub async fn page(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
+    let filter = filter(&raw)?;
+    let req: get_message_events::v3::Request = raw.typed().await?;
+    let direction = match req.dir {
+        Direction::Forward => history::Direction::Forward,
+        Direction::Backward => history::Direction::Backward,
+    };
+    let query = PageQuery { from: req.from, to: req.to, direction, limit: req.limit.into(), filter };
+    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+    let page = read::messages(&ctx.rooms, &viewer, &req.room_id, &query)?;
+    let mut out = format!("{{\"start\":{},\"chunk\":{}", text(&page.start), list(&page.chunk));
+    if let Some(end) = page.end {
+        out.push_str(&format!(",\"end\":{}", text(&end)));
+    }
+    if !page.state.is_empty() {
+        out.push_str(&format!(",\"state\":{}", list(&page.state)));
+    }
+    out.push('}');
+    Ok(Reply::json(out))
+}
+
+/// Answers an event with what happened around it.
+pub async fn context(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
+    let filter = filter(&raw)?;
+    let req: get_context::v3::Request = raw.typed().await?;
+    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+    let context = read::context(&ctx.rooms, &viewer, &req.room_id, &req.event_id, req.limit.into(), &filter)?;
+    Ok(Reply::json(format!(
+        "{{\"start\":{},\"end\":{},\"event\":{},\"events_before\":{},\"events_after\":{},\"state\":{}}}",
+        text(&context.start),
+        text(&context.end),
+        context.event,
+        list(&context.before),
+        list(&context.after),
+        list(&context.state),
+    )))
+}
+
+/// The filter in the query. ruma's type does not know all of its fields.
+fn filter(raw: &Raw) -> Result<EventFilter> {
+    match raw.parameter("filter") {
+        Some(json) if !json.is_empty() => EventFilter::parse(&json),
+        _ => Ok(EventFilter::default()),
+    }
+}

@@ -1,0 +1,127 @@
+//! The directory: which rooms this server shows to everybody who looks for one.
+//!
+//! Spec: client-server-api#published-room-directory
+
+use ruma::{OwnedRoomId, RoomId, UserId, directory::RoomTypeFilter};
+use serde::Serialize;
+
+use super::{Rooms, aliases, summary};
+use crate::{
+    config::Publish,
+    error::{Error, Result},
+    store::{Ticket, schema::rooms::PUBLISHED},
+};
+
+/// How many rooms one answer holds at most.
+const MOST_ROOMS: usize = 500;
+
+/// Whether a room is listed; 404 `M_NOT_FOUND` for one that nobody here knows.
+pub fn is_published(rooms: &Rooms, room: &RoomId) -> Result<bool> {
+    let room = rooms.find(room)?;
+    Ok(rooms.store.contains(PUBLISHED, &room.number)?)
+}
+
+/// Whether somebody may list rooms at all, or only admins may.
+pub fn check_may_publish(rooms: &Rooms, is_admin: bool) -> Result<()> {
+    match rooms.config.rooms.publish {
+        Publish::Admins if !is_admin => {
+            Err(Error::forbidden("only an admin may list rooms in this server's directory"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lists a room, or no longer. Admins may, and whoever may name the room.
+pub fn publish(rooms: &Rooms, user: &UserId, is_admin: bool, room: &RoomId, listed: bool) -> Result<Ticket> {
+    let room = rooms.find(room)?;
+    if !is_admin {
+        if listed {
+            check_may_publish(rooms, is_admin)?;
+        }
+        if !aliases::may_name(rooms, room.number, user)? {
+            return Err(Error::forbidden("only who may name this room may list it in the directory"));
+        }
+    }
+    let mut write = rooms.store.write();
+    match listed {
+        true => write.put(PUBLISHED, &room.number, &()),
+        false => write.delete(PUBLISHED, &room.number),
+    }
+    Ok(write.commit()?)
+}
+
+/// What somebody looks for.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// How many rooms at most.
+    pub limit: Option<u64>,
+    /// Where an earlier answer ended.
+    pub since: Option<String>,
+    /// A text in the name, topic or alias.
+    pub term: Option<String>,
+    /// Which types of rooms; without any, all.
+    pub kinds: Vec<RoomTypeFilter>,
+}
+
+/// A page of the directory, as it is answered.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listing {
+    /// The rooms, those with most members first.
+    pub chunk: Vec<summary::Summary>,
+    /// Where the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_batch: Option<String>,
+    /// Where the page before begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_batch: Option<String>,
+    /// How many rooms there are.
+    pub total_room_count_estimate: usize,
+}
+
+/// The listed rooms that fit a query.
+pub fn list(rooms: &Rooms, query: &Query) -> Result<Listing> {
+    let start = match &query.since {
+        None => 0,
+        Some(since) => since
+            .strip_prefix('p')
+            .and_then(|start| start.parse::<usize>().ok())
+            .ok_or_else(|| Error::invalid_param("this token was not given by this server"))?,
+    };
+    let limit = query.limit.filter(|limit| *limit > 0).and_then(|limit| usize::try_from(limit).ok());
+    let limit = limit.unwrap_or(MOST_ROOMS).min(MOST_ROOMS);
+    let mut found = Vec::new();
+    let term = query.term.as_deref().map(str::to_lowercase).filter(|term| !term.is_empty());
+    for row in rooms.store.scan(PUBLISHED, &()) {
+        let (number, ()) = row?;
+        let Some(room) = rooms.open(number)? else { continue };
+        let summary = summary::of(rooms, &room)?;
+        if fits(&summary, term.as_deref(), &query.kinds) {
+            found.push(summary);
+        }
+    }
+    found.sort_by(|one, two| {
+        let key = |summary: &summary::Summary| -> (std::cmp::Reverse<u64>, OwnedRoomId) {
+            (std::cmp::Reverse(summary.num_joined_members), summary.room_id.clone())
+        };
+        key(one).cmp(&key(two))
+    });
+    let total = found.len();
+    let start = start.min(total);
+    let end = (start + limit).min(total);
+    Ok(Listing {
+        chunk: found.drain(start..end).collect(),
+        next_batch: (end < total).then(|| format!("p{end}")),
+        prev_batch: (start > 0).then(|| format!("p{}", start.saturating_sub(limit))),
+        total_room_count_estimate: total,
+    })
+}
+
+fn fits(summary: &summary::Summary, term: Option<&str>, kinds: &[RoomTypeFilter]) -> bool {
+    let kind_fits = kinds.is_empty()
+        || kinds.iter().any(|kind| match kind {
+            RoomTypeFilter::Default => summary.room_type.is_none(),
+            other => other.as_str().is_some_and(|name| summary.room_type.as_deref() == Some(name)),
+        });
+    let texts = [&summary.name, &summary.topic, &summary.canonical_alias];
+    kind_fits && term.is_none_or(|term| texts.into_iter().flatten().any(|text| text.to_lowercase().contains(term)))
+}

@@ -1,0 +1,174 @@
+//! Coming and going, whether this server is in the room or not.
+//!
+//! A room that somebody of this server is in is decided here; for any other one another server helps
+//! ([`super::joining`], [`super::inviting`]). When a function returns, what it did is durable.
+//!
+//! Spec: client-server-api#room-membership
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    api::federation::query::get_room_information, events::room::member::MembershipState,
+};
+
+use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, inviting, joining, membership};
+use crate::{
+    error::{Error, Result},
+    protocol::canonical::Object,
+    store::schema::{
+        numbers,
+        rooms::{USER_ROOMS, UserRoomRow},
+    },
+};
+
+/// The room behind an ID or an alias of any server, with servers that may know more of it.
+///
+/// Errors: 404 `M_NOT_FOUND` if no server knows the alias.
+pub async fn resolve(
+    rooms: &Rooms,
+    name: &RoomOrAliasId,
+    via: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    if let Ok(alias) = <&RoomAliasId>::try_from(name.as_str()) {
+        let (room, servers) = find_alias(rooms, alias).await?;
+        return Ok((room, via.into_iter().chain(servers).collect()));
+    }
+    let room = <&RoomId>::try_from(name.as_str()).map_err(|error| Error::invalid_param(error.to_string()))?;
+    Ok((room.to_owned(), via))
+}
+
+/// The room behind an alias of any server, with servers that are in it.
+pub async fn find_alias(rooms: &Rooms, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
+    let server = alias.server_name();
+    if *server != *rooms.config.server_name {
+        let request = get_room_information::v1::Request::new(alias.to_owned());
+        let answer = rooms.remote.ask(server, request).await.map_err(|error| error.for_client(server))?;
+        return Ok((answer.room_id, answer.servers));
+    }
+    let room = aliases::room(rooms, alias)?;
+    let mut servers = forks::servers(rooms, room.number)?;
+    if servers.is_empty() {
+        servers.push(rooms.config.server_name.clone());
+    }
+    Ok((room.id.clone(), servers))
+}
+
+/// A room that somebody of this server is in.
+fn inside(rooms: &Rooms, id: &RoomId) -> Result<Option<Arc<Room>>> {
+    let Some(number) = numbers::find_room(&rooms.store, id)? else { return Ok(None) };
+    match ephemeral::locals(rooms, number)?.is_empty() {
+        true => Ok(None),
+        false => rooms.open(number),
+    }
+}
+
+/// How a user stands towards a room, and the server from which that came.
+fn standing(rooms: &Rooms, id: &RoomId, user: &UserId) -> Result<Option<(UserRoomRow, OwnedServerName)>> {
+    let room = numbers::find_room(&rooms.store, id)?;
+    let (Some(room), Some(user)) = (room, numbers::find_user(&rooms.store, user)?) else { return Ok(None) };
+    let Some(row) = rooms.store.get(USER_ROOMS, &(user, room))? else { return Ok(None) };
+    let server = rooms.known(row.event)?.event.sender.server_name().to_owned();
+    Ok(Some((row, server)))
+}
+
+/// Servers that may let a user into a room that this server is not in.
+fn helpers(rooms: &Rooms, id: &RoomId, user: &UserId, via: Vec<OwnedServerName>) -> Result<Vec<OwnedServerName>> {
+    let mut servers = via;
+    servers.extend(standing(rooms, id, user)?.map(|(_, server)| server));
+    if let Some(room) = numbers::find_room(&rooms.store, id)? {
+        servers.extend(forks::servers(rooms, room)?);
+    }
+    // Before version 12 the ID names the server that began the room.
+    servers.extend(id.server_name().map(ToOwned::to_owned));
+    Ok(crate::remote::candidates(&rooms.config, servers))
+}
+
+/// Lets a local user join a room.
+pub async fn enter(
+    rooms: &Arc<Rooms>,
+    id: &RoomId,
+    user: &UserId,
+    is_guest: bool,
+    via: Vec<OwnedServerName>,
+    reason: Option<&str>,
+) -> Result<()> {
+    let helpers = helpers(rooms, id, user, via)?;
+    let room = match inside(rooms, id)? {
+        Some(room) => room,
+        // Everybody has left; whoever may, comes back.
+        None if helpers.is_empty() => rooms.find(id)?,
+        None => {
+            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
+            joining::join(rooms, id, user, helpers, content.into_iter().collect()).await?;
+            return Ok(());
+        }
+    };
+    if is_guest {
+        membership::check_guests_may_join(rooms, &room)?;
+    }
+    change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await
+}
+
+/// Takes a local user out of a room; declines an invitation, or takes back a knock.
+pub async fn leave(rooms: &Arc<Rooms>, id: &RoomId, user: &UserId, reason: Option<&str>) -> Result<()> {
+    if inside(rooms, id)?.is_none()
+        && let Some((row, server)) = standing(rooms, id, user)?
+        && matches!(row.membership, MembershipState::Invite | MembershipState::Knock)
+    {
+        let helpers = helpers(rooms, id, user, vec![server])?;
+        if !helpers.is_empty() {
+            return joining::leave(rooms, id, user, &helpers).await;
+        }
+    }
+    let room = rooms.find(id)?;
+    change(rooms, &room, |deciding| Ok(deciding.leave(user, reason)?.is_some())).await
+}
+
+/// Asks for a local user to be let in.
+pub async fn knock(
+    rooms: &Arc<Rooms>,
+    id: &RoomId,
+    user: &UserId,
+    via: Vec<OwnedServerName>,
+    reason: Option<&str>,
+) -> Result<()> {
+    let helpers = helpers(rooms, id, user, via)?;
+    let room = match inside(rooms, id)? {
+        Some(room) => room,
+        None if helpers.is_empty() => rooms.find(id)?,
+        None => {
+            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
+            return joining::knock(rooms, id, user, helpers, content.into_iter().collect()).await;
+        }
+    };
+    change(rooms, &room, |deciding| Ok(deciding.knock(user, reason)?.is_some())).await
+}
+
+/// Invites somebody of any server.
+pub async fn invite(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    sender: &UserId,
+    guest: &UserId,
+    is_direct: bool,
+    reason: Option<&str>,
+) -> Result<()> {
+    if !rooms.is_local(guest) {
+        return inviting::outgoing(rooms, room, sender, guest, is_direct, reason).await;
+    }
+    change(rooms, room, |deciding| Ok(deciding.invite(sender, guest, is_direct, reason)?.is_some())).await
+}
+
+/// Changes a room; `what` says whether there is anything to save.
+pub async fn change(rooms: &Rooms, room: &Room, what: impl FnOnce(&mut Deciding<'_>) -> Result<bool>) -> Result<()> {
+    let ticket = {
+        let mut deciding = rooms.decide(room);
+        match what(&mut deciding)? {
+            true => deciding.commit()?,
+            false => return Ok(()),
+        }
+    };
+    ticket.published().await?;
+    Ok(())
+}

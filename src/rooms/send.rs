@@ -1,0 +1,257 @@
+//! Sending what a client has written: once per transaction ID, and only what the specification lets a client
+//! send.
+//!
+//! [`message`] and [`state`] are what the endpoints call; the events themselves are made by
+//! [`Deciding::send`], which knows the authorization rules. The ticket that comes back must be awaited before
+//! the client is told.
+//!
+//! Spec: client-server-api#sending-events-to-a-room
+
+use ruma::{
+    DeviceId, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomAliasId, RoomId, UserId,
+    events::room::member::MembershipState,
+};
+
+use super::{
+    Room, Rooms,
+    append::{Deciding, NewEvent},
+    membership,
+    projections::relations::Relation,
+};
+use crate::{
+    error::{Error, Result},
+    protocol::canonical::{self, Object, Value},
+    store::{
+        Ticket,
+        schema::{
+            UserNo,
+            events::{RELATIONS, TRANSACTION_OF, TRANSACTIONS},
+            numbers,
+            rooms::ALIASES,
+        },
+    },
+};
+
+/// The longest transaction ID, in bytes.
+const LONGEST_TRANSACTION: usize = 255;
+
+/// A device that sends something.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// Whose it is.
+    pub user: &'a UserId,
+    /// The same as a number.
+    pub number: UserNo,
+    /// The device, whose transaction IDs are its own.
+    pub device: &'a DeviceId,
+}
+
+/// What a client wants to send.
+#[derive(Debug, Clone)]
+pub struct NewMessage<'a> {
+    /// The event type.
+    pub kind: &'a str,
+    /// The content, as JSON.
+    pub content: &'a str,
+    /// The event that a redaction is about, where the endpoint says so.
+    pub redacts: Option<&'a EventId>,
+    /// The transaction ID.
+    pub transaction: &'a str,
+    /// When it happened, for bridges that know.
+    pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
+}
+
+/// Sends an event without a state key. A transaction ID that the device has used answers the event that it
+/// made then.
+///
+/// Errors: 403 `M_FORBIDDEN`, 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`, `M_INVALID_PARAM`, `M_DUPLICATE_ANNOTATION`.
+pub fn message(rooms: &Rooms, by: Sender<'_>, room: &RoomId, new: &NewMessage<'_>) -> Result<(OwnedEventId, Ticket)> {
+    if new.transaction.len() > LONGEST_TRANSACTION {
+        return Err(Error::invalid_param(format!("a transaction ID has at most {LONGEST_TRANSACTION} bytes")));
+    }
+    let room = rooms.joined(room, by.user)?;
+    let key = (by.number, by.device.to_string(), transaction_key(&room.id, new));
+    let mut event = NewEvent::message(by.user, new.kind, content(&room, new.content)?);
+    event.timestamp = new.timestamp;
+    event.redacts = redacted(&room, &mut event, new.redacts)?;
+    let mut deciding = rooms.decide(&room);
+    if let Some(earlier) = deciding.write.get(TRANSACTIONS, &key)? {
+        let id = deciding.known(earlier)?.event.event_id.clone();
+        // Nothing new; but the event may still be on its way to the disk, and this comes after it.
+        return Ok((id, rooms.store.write().commit()?));
+    }
+    deciding.check_annotation(&event)?;
+    deciding.check_redaction(&event)?;
+    let sent = deciding.send(event)?;
+    let (number, _) = deciding.head().extremities[0];
+    deciding.write.put(TRANSACTIONS, &key, &number);
+    deciding.write.put(TRANSACTION_OF, &number, &(by.number, key.1.clone(), new.transaction.to_owned()));
+    Ok((sent.event_id.clone(), deciding.commit()?))
+}
+
+/// Puts a state event into a room.
+///
+/// Errors: as [`message`], and 400 `M_BAD_ALIAS` for a canonical alias that is not the room's.
+pub fn state(
+    rooms: &Rooms,
+    by: &UserId,
+    room: &RoomId,
+    (kind, state_key): (&str, &str),
+    json: &str,
+    timestamp: Option<MilliSecondsSinceUnixEpoch>,
+) -> Result<(OwnedEventId, Ticket)> {
+    let room = match kind {
+        // Who is not in the room may still join, knock, or decline.
+        "m.room.member" => rooms.find(room)?,
+        _ => rooms.joined(room, by)?,
+    };
+    let mut event = NewEvent::state(by, kind, state_key, content(&room, json)?);
+    event.timestamp = timestamp;
+    let mut deciding = rooms.decide(&room);
+    match kind {
+        "m.room.canonical_alias" if state_key.is_empty() => deciding.check_canonical_alias(&event.content)?,
+        "m.room.member" => deciding.check_member(state_key, &event.content)?,
+        _ => {}
+    }
+    let sent = deciding.send(event)?;
+    Ok((sent.event_id.clone(), deciding.commit()?))
+}
+
+/// A transaction ID belongs to one endpoint, with all that stands in its path.
+///
+/// Spec: client-server-api#transaction-identifiers
+fn transaction_key(room: &RoomId, new: &NewMessage<'_>) -> String {
+    match new.redacts {
+        Some(target) => format!("{}\0redact\0{room}\0{target}", new.transaction),
+        None => format!("{}\0send\0{room}\0{}", new.transaction, new.kind),
+    }
+}
+
+/// The content of an event for this room, from a client's JSON.
+pub fn content(room: &Room, json: &str) -> Result<Object> {
+    canonical::parse_object(json.as_bytes(), room.rules.numbers)
+        .map_err(|error| Error::bad_json(format!("the content cannot be an event's: {error}")))
+}
+
+/// Which event a redaction is about. It stands in the content from room version 11 on, and beside the content
+/// before; clients may send it in the content to every room.
+///
+/// Spec: client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid
+fn redacted(room: &Room, event: &mut NewEvent, named: Option<&EventId>) -> Result<Option<OwnedEventId>> {
+    if event.kind != "m.room.redaction" {
+        return Ok(None);
+    }
+    if let Some(named) = named {
+        event.content.insert("redacts".to_owned(), named.as_str().into());
+    }
+    let target = event.content.get("redacts").and_then(Value::as_str).and_then(|id| EventId::parse(id).ok());
+    let Some(target) = target else {
+        return Err(Error::bad_json("a redaction must name the event that it is about in `redacts`"));
+    };
+    if room.rules.modern_redaction {
+        return Ok(None);
+    }
+    event.content.remove("redacts");
+    Ok(Some(target))
+}
+
+impl Deciding<'_> {
+    /// Refuses to take back what is not there, or what somebody else has said if the sender has not the power to.
+    /// The authorization rules leave this to the server of the sender.
+    ///
+    /// Spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid
+    fn check_redaction(&self, event: &NewEvent) -> Result<()> {
+        if event.kind != "m.room.redaction" {
+            return Ok(());
+        }
+        let named = event.content.get("redacts").and_then(Value::as_str).and_then(|id| EventId::parse(id).ok());
+        let Some(target) = event.redacts.clone().or(named) else { return Ok(()) };
+        match self.by_id(&target)? {
+            Some(known) if known.room == self.room.number => {
+                let own = known.event.sender == event.sender;
+                match own || self.power_levels()?.can_redact_others(&event.sender) {
+                    true => Ok(()),
+                    false => Err(Error::forbidden("you may only take back what you have said yourself")),
+                }
+            }
+            _ => Err(Error::not_found("there is no such event in this room")),
+        }
+    }
+
+    /// Refuses a second annotation with the same key.  Spec: client-server-api#avoiding-duplicate-annotations
+    fn check_annotation(&self, event: &NewEvent) -> Result<()> {
+        let Some(relation) = event.content.get("m.relates_to") else { return Ok(()) };
+        let Ok(Relation { rel_type, event_id, key }) = canonical::from_value(relation) else { return Ok(()) };
+        if rel_type != "m.annotation" {
+            return Ok(());
+        }
+        let (parent, sender) = (
+            self.write.get(numbers::EVENT_NUMBERS, &event_id.as_str().to_owned())?,
+            self.write.get(numbers::USER_NUMBERS, &event.sender.as_str().to_owned())?,
+        );
+        let (Some(parent), Some(sender)) = (parent, sender) else { return Ok(()) };
+        let earlier = self.write.scan(RELATIONS, &(parent, rel_type, event.kind.clone()))?;
+        match earlier.iter().any(|(_, row)| row.sender == sender && row.key == key) {
+            true => {
+                Err(Error::bad_request("M_DUPLICATE_ANNOTATION", "you have already reacted to this event like this"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses aliases that were not there before and are not of this room.
+    fn check_canonical_alias(&self, content: &Object) -> Result<()> {
+        let before = self.state("m.room.canonical_alias", "")?.map(|known| known.event.to_object());
+        let before = before.as_ref().and_then(|event| event.get("content")?.as_object()).map(named_aliases);
+        let before = before.transpose()?.unwrap_or_default();
+        for alias in named_aliases(content)?.into_iter().filter(|alias| !before.contains(alias)) {
+            let Ok(alias) = RoomAliasId::parse(alias) else {
+                return Err(Error::invalid_param(format!("{alias:?} is not a room alias")));
+            };
+            let bad = |why: &str| Error::bad_request("M_BAD_ALIAS", format!("{alias} {why}"));
+            if alias.server_name() != self.rooms.config.server_name {
+                return Err(bad("is an alias of another server, which this server cannot check"));
+            }
+            match self.write.get(ALIASES, &alias.as_str().to_owned())? {
+                Some(row) if row.room == self.room.number => {}
+                _ => return Err(bad("does not point to this room")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an invite that its guest does not want.
+    fn check_member(&self, user: &str, content: &Object) -> Result<()> {
+        match (UserId::parse(user), content.get("membership").and_then(Value::as_str)) {
+            (Ok(guest), Some(invite)) if invite == MembershipState::Invite.as_str() => {
+                membership::check_wanted(self.rooms, &guest)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The aliases that a canonical alias event names.
+fn named_aliases(content: &Object) -> Result<Vec<&str>> {
+    let text = |value: &'_ Value| -> Result<()> {
+        match value {
+            Value::String(_) => Ok(()),
+            _ => Err(Error::invalid_param("the aliases of a room are texts")),
+        }
+    };
+    let mut aliases = Vec::new();
+    if let Some(alias) = content.get("alias").filter(|alias| !matches!(alias, Value::Null)) {
+        text(alias)?;
+        aliases.extend(alias.as_str().filter(|alias| !alias.is_empty()));
+    }
+    if let Some(more) = content.get("alt_aliases").filter(|more| !matches!(more, Value::Null)) {
+        let Some(more) = more.as_array() else {
+            return Err(Error::invalid_param("alt_aliases is a list of room aliases"));
+        };
+        for alias in more {
+            text(alias)?;
+            aliases.extend(alias.as_str());
+        }
+    }
+    Ok(aliases)
+}
