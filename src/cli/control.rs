@@ -54,6 +54,8 @@ pub enum Wish {
         /// Whether what they sent is hidden from whoever comes later.
         erase: bool,
     },
+    /// Make an archive of the store.
+    MakeArchive,
 }
 
 /// What the other side answers.
@@ -106,7 +108,7 @@ fn here(mut config: Config, wish: &Wish) -> Result<Answer, String> {
     config.federation.enabled = false;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        let ctx = start::open(config).await?;
+        let ctx = start::open(config, false).await?;
         Ok(fulfil(&ctx, wish).await)
     })
 }
@@ -168,6 +170,11 @@ async fn attempt(ctx: &Ctx, wish: &Wish) -> error::Result<Value> {
         Wish::AddUser { name, password, admin } => json!(accounts::add(users, name, password.clone(), *admin).await?),
         Wish::ListUsers => json!(accounts::list(users)?),
         Wish::SetPassword { name, password } => json!(accounts::set_password(users, name, password).await?),
+        Wish::MakeArchive => {
+            let store = ctx.store.clone();
+            let made = tokio::task::spawn_blocking(move || store.archive()).await.map_err(error::Error::internal)?;
+            json!(made?)
+        }
         Wish::Deactivate { name, erase } => json!(accounts::deactivate(users, &ctx.rooms, name, *erase).await?),
     })
 }

@@ -3,6 +3,7 @@
 //! An error is one sentence that says what to do. The exit status is 0 when it worked, 1 when it did
 //! not, 2 when the arguments or the configuration are wrong.
 
+mod backup;
 mod check;
 mod config;
 mod control;
@@ -51,7 +52,12 @@ struct Place {
 #[derive(Subcommand)]
 enum Command {
     /// Run the server (the same as no command)
-    Serve,
+    Serve {
+        /// Begin although a part of what was saved cannot be read any more. What can be read is kept, and
+        /// what cannot is set aside, not removed
+        #[arg(long)]
+        accept_loss: bool,
+    },
     /// Say whether a configuration is right, and what to change
     CheckConfig {
         /// The configuration file
@@ -62,6 +68,9 @@ enum Command {
     /// Works while the server runs, and when it does not.
     #[command(subcommand)]
     User(user::Command),
+    /// Make, prove and restore backups
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Show what can be configured
     #[command(subcommand)]
     Config(config::Command),
@@ -86,10 +95,11 @@ impl<T: Into<String>> From<T> for Failure {
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
     let Arguments { place, command } = Arguments::parse();
-    let done = match command.unwrap_or(Command::Serve) {
-        Command::Serve => place.config().and_then(serve::run),
+    let done = match command.unwrap_or(Command::Serve { accept_loss: false }) {
+        Command::Serve { accept_loss } => place.config().and_then(|config| serve::run(config, accept_loss)),
         Command::CheckConfig { file } => check::run(&Place { config: file.or(place.config.clone()), ..place }),
         Command::User(command) => place.config().and_then(|config| user::run(config, command)),
+        Command::Backup(command) => place.config().and_then(|config| backup::run(config, command)),
         Command::Config(command) => config::run(&command),
     };
     let (message, status) = match done {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, thread::available_parallelism, time::Duration};
 
 use tokio::runtime;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Failure, Outcome, control, start};
 use crate::{api, config::Config, http, observe::logs, server, tasks};
@@ -13,7 +13,7 @@ const MOST_WORKERS: usize = 4;
 /// Reads that wait for the disk, and password hashes.
 const BLOCKING: usize = 16;
 
-pub fn run(config: Config) -> Outcome {
+pub fn run(config: Config, accept_loss: bool) -> Outcome {
     logs::start(&config.log).map_err(Failure::Usage)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(available_parallelism().map_or(1, usize::from).min(MOST_WORKERS))
@@ -22,7 +22,7 @@ pub fn run(config: Config) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| format!("the program cannot start: {error}"))?;
-    let done = runtime.block_on(serve(config));
+    let done = runtime.block_on(serve(config, accept_loss));
     // What is still being saved is saved; whoever only waits is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(5));
     if let Err(why) = &done {
@@ -32,10 +32,13 @@ pub fn run(config: Config) -> Outcome {
     Ok(done?)
 }
 
-async fn serve(config: Config) -> Result<(), String> {
+async fn serve(config: Config, accept_loss: bool) -> Result<(), String> {
     // Opened first: a port that is taken is said at once, and clients wait rather than fail meanwhile.
     let server = server::Server::bind(&config)?;
-    let ctx = start::open(config).await?;
+    let ctx = start::open(config, accept_loss).await?;
+    for notice in ctx.store.notices() {
+        warn!("{notice}");
+    }
     let certificates = server.certificates();
     if let Some(certificates) = &certificates {
         certificates.warn();

@@ -24,9 +24,12 @@ use crate::{
 };
 
 /// Opens the data folder and what is kept in it, making it if this is the first time.
-pub async fn open(config: Config) -> Result<Ctx, String> {
+///
+/// With `accept_loss` also when a part of what was saved is lost for good.
+pub async fn open(config: Config, accept_loss: bool) -> Result<Ctx, String> {
     private_folder(&config.data_dir)?;
-    let store = Store::open(store_options(&config)?).map_err(|error| error.to_string())?;
+    let options = Options { accept_loss, ..store_options(&config)? };
+    let store = Store::open(options).map_err(|error| error.to_string())?;
     admin::identity::settle(&store, &config.server_name).await.map_err(|error| error.message.to_string())?;
     let (clock, chance) = (Clock::system(), Chance::system());
     let key = own_key::load_or_create(&config.data_dir, chance.bytes()).map_err(|error| error.to_string())?;
@@ -34,7 +37,8 @@ pub async fn open(config: Config) -> Result<Ctx, String> {
     App::new(config, clock, chance, store, key, transport).map_err(|error| format!("{error:?}"))
 }
 
-fn store_options(config: &Config) -> Result<Options, String> {
+/// Where the store is and what it may use.
+pub fn store_options(config: &Config) -> Result<Options, String> {
     let mut options = Options::new(config.data_dir.join("store"));
     options.cache = memory::share(config, memory::Share::Pages);
     options.verifier = Verifier::this_program().map_err(|error| error.to_string())?;
@@ -54,7 +58,7 @@ fn transport(config: &Config, clock: &Clock) -> Result<Arc<dyn Transport>, Strin
 }
 
 /// A folder that only its owner may look into: people's letters are in it.
-fn private_folder(folder: &Path) -> Result<(), String> {
+pub fn private_folder(folder: &Path) -> Result<(), String> {
     let show = folder.display();
     let refused = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::PermissionDenied => format!(

@@ -54,7 +54,8 @@ pub(super) fn restore(options: &Options, archive: &Path) -> Result<(), StoreErro
 pub(super) fn loss(options: &Options, why: &str) -> StoreError {
     StoreError::Engine(format!(
         "a part of what was saved in {} cannot be read: {why}. Nothing has been changed. Put back a copy of the \
-         folder if you have one, or start once with the loss accepted: everything up to the damage is kept",
+         folder if you have one, or start once with the loss accepted (`ingle serve --accept-loss`): everything up to \
+         the damage is kept",
         options.folder.display()
     ))
 }

@@ -5,17 +5,26 @@
 
 use std::{future::Future, time::Duration};
 
-use crate::{app::Ctx, error::Result, outbound, rooms::ephemeral};
+use crate::{
+    app::Ctx,
+    error::{Error, Result},
+    outbound,
+    rooms::ephemeral,
+    store::StoreError,
+};
 
 /// How long to wait before a task that failed is started again.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often to look for typing notices that have ended, at most.
 const TYPING: Duration = Duration::from_secs(1);
+/// How often to look whether the store wants an archive or less dead space.
+const UPKEEP: Duration = Duration::from_secs(600);
 
 /// Starts everything. The tasks end with `ctx.stop`.
 pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices", typing);
+    keep_up(ctx, "looking after the store", upkeep);
 }
 
 fn keep_up<F>(ctx: &Ctx, name: &'static str, task: fn(Ctx) -> F)
@@ -40,6 +49,24 @@ where
             () = again => {}
         }
     });
+}
+
+/// Lets the store make archives, and give dead space back, when that is worth its while.
+async fn upkeep(ctx: Ctx) -> Result<()> {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        let store = ctx.store.clone();
+        let look = move || -> Result<(), StoreError> {
+            if store.wants_compaction()? {
+                store.compact()?;
+            }
+            if store.wants_archive()? {
+                store.archive()?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(look).await.map_err(Error::internal)??;
+    }
 }
 
 /// Ends typing notices when their time is over.
