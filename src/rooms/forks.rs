@@ -189,16 +189,26 @@ impl Deciding<'_> {
     /// Gives an event from elsewhere its place on top of the events that it names, and the room the state
     /// that follows. A soft-failed or rejected event is kept beside the room: it does not become an end of it.
     pub fn accept(&mut self, event: &Arc<Event>, before: &State, standing: Standing) -> Result<Arc<Known>> {
-        let number = match self.by_id(&event.event_id)? {
-            Some(known) if known.standing != Standing::Outlier => return Ok(known),
-            Some(known) => known.number,
-            None => numbers::event(&mut self.write, &event.event_id)?,
-        };
+        if let Some(known) = self.by_id(&event.event_id)?.filter(|known| known.standing != Standing::Outlier) {
+            return Ok(known);
+        }
+        let known = self.place(event, before, standing)?;
+        if standing == Standing::Accepted {
+            self.advance(&known)?;
+            let state = self.state_of_extremities()?;
+            self.enter(&known, before, state)?;
+        }
+        Ok(known)
+    }
+
+    /// Writes an event with the state before it, and changes nothing else.
+    pub fn place(&mut self, event: &Arc<Event>, before: &State, standing: Standing) -> Result<Arc<Known>> {
+        let number = numbers::event(&mut self.write, &event.event_id)?;
         let key = match event.key() {
             Some((kind, state_key)) => Some(numbers::state_key(&mut self.write, kind, state_key)?),
             None => None,
         };
-        let known = self.record(Known {
+        Ok(self.record(Known {
             number,
             room: self.room.number,
             event: Arc::clone(event),
@@ -206,14 +216,7 @@ impl Deciding<'_> {
             before: Some(before.number),
             replaces: key.and_then(|key| before.get(key)),
             redacted_by: None,
-        });
-        if standing != Standing::Accepted {
-            return Ok(known);
-        }
-        self.advance(&known)?;
-        let state = self.state_of_extremities()?;
-        self.enter(&known, before, state)?;
-        Ok(known)
+        }))
     }
 
     /// The event becomes an end of the room, in place of those that it names.

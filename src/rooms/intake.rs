@@ -230,7 +230,12 @@ async fn gap(rooms: &Rooms, room: &Room, origin: &ServerName, target: &EventId) 
 }
 
 /// Single events, as far as they can be had.
-async fn events(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], ids: Vec<OwnedEventId>) -> Vec<Event> {
+pub(super) async fn events(
+    rooms: &Rooms,
+    room: &Room,
+    servers: &[OwnedServerName],
+    ids: Vec<OwnedEventId>,
+) -> Vec<Event> {
     let pdus: Vec<Option<Object>> =
         stream::iter(ids).map(|id| event(rooms, room, servers, id)).buffer_unordered(AT_ONCE).collect().await;
     admit::many(rooms, pdus.into_iter().flatten().collect(), room.rules).await

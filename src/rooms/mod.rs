@@ -11,6 +11,7 @@ pub mod access;
 pub mod admit;
 pub mod aliases;
 pub mod append;
+pub mod backfill;
 pub mod cache;
 pub mod create;
 pub mod directory;
