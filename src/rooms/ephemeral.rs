@@ -3,8 +3,9 @@
 //! Spec: client-server-api#typing-notifications, client-server-api#receipts
 
 use ruma::{EventId, UserId};
+use serde_json::json;
 
-use super::{Room, Rooms};
+use super::{Room, Rooms, projections::outbox};
 use crate::{
     error::{Error, Result},
     store::{
@@ -91,6 +92,9 @@ pub fn receive(rooms: &Rooms, write: &mut Write, room: &Room, new: &NewReceipt<'
     write.put_at(RECEIPT_AT, slot, move |at| (at_key, at));
     if rooms.is_local(new.user) {
         mark_read(rooms, write, room.number, user, new.event, new.thread)?;
+        if new.kind == "m.read" {
+            outbox::to_room(write, rooms, room.number, edu(room, new))?;
+        }
     }
     write.touch(room.number);
     match new.kind {
@@ -98,6 +102,16 @@ pub fn receive(rooms: &Rooms, write: &mut Write, room: &Room, new: &NewReceipt<'
         _ => locals(rooms, room.number)?.into_iter().for_each(|user| write.wake(user)),
     }
     Ok(true)
+}
+
+/// A receipt as other servers get it. Spec: server-server-api#receipts
+fn edu(room: &Room, new: &NewReceipt<'_>) -> String {
+    let mut data = json!({ "ts": new.ts });
+    if let Some(thread) = new.thread {
+        data["thread_id"] = thread.into();
+    }
+    let receipt = json!({ "m.read": { new.user.as_str(): { "data": data, "event_ids": [new.event] } } });
+    json!({ "edu_type": "m.receipt", "content": { room.id.as_str(): receipt } }).to_string()
 }
 
 /// Records one receipt of a local user, durable once the ticket is published; nothing if it is not news.

@@ -14,7 +14,7 @@ use ingle::{
     },
 };
 use ruma::{
-    OwnedRoomId, RoomVersionId, UserId,
+    OwnedRoomId, RoomVersionId,
     api::client::room::create_room::v3::{Request, RoomPreset},
 };
 use serde_json::json;
@@ -181,5 +181,28 @@ async fn both_sides_of_a_fork_agree_in_the_end() {
         tokio::time::timeout(Duration::from_secs(20), heard).await.expect("everything arrives");
     }
     assert_eq!(state(&a, &id), state(&b, &id));
-    let _: &UserId = &bob.id;
+}
+
+#[tokio::test]
+async fn a_newcomer_reads_what_was_said_before() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let id = public_room(&ann, RoomVersionId::V11).await;
+    for n in 0..150 {
+        say(&ann, &id, &n.to_string()).await;
+    }
+    join(&bob, &id, &a).await;
+    let mut said = Vec::new();
+    let mut from = String::new();
+    for _ in 0..20 {
+        let path = format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=40{from}");
+        let page = bob.get(&path).await.ok();
+        let chunk = page["chunk"].as_array().expect("a chunk").clone();
+        said.extend(chunk.iter().filter_map(|event| event["content"]["body"].as_str().map(str::to_owned)));
+        let Some(end) = page["end"].as_str() else { break };
+        from = format!("&from={end}");
+    }
+    said.reverse();
+    assert_eq!(said, (0..150).map(|n| n.to_string()).collect::<Vec<_>>());
 }

@@ -2,10 +2,11 @@
 
 use crate::{
     error::Result,
-    rooms::append::Appended,
+    rooms::{Rooms, append::Appended},
     store::{
         Write,
         schema::{
+            RoomNo,
             federation::{OUTBOX, OutboxRow},
             rooms::ROOM_SERVERS,
         },
@@ -19,13 +20,26 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     if !rooms.config.federation.enabled || !rooms.is_local(&event.sender) {
         return Ok(());
     }
-    let own = rooms.config.server_name.as_str();
     let guest = event.state_key.as_deref().and_then(|key| <&ruma::UserId>::try_from(key).ok());
     let about_a_guest = event.kind == "m.room.member" && guest.is_some_and(|guest| !rooms.is_local(guest));
-    let others = write.scan(ROOM_SERVERS, &(appended.room.number,))?;
-    if about_a_guest || others.iter().any(|((_, server), _)| server != own) {
+    if about_a_guest || is_shared(write, rooms, appended.room.number)? {
         let number = appended.number;
         write.put_at(OUTBOX, appended.slot, move |at| (at, OutboxRow::Pdu(number)));
     }
     Ok(())
+}
+
+/// Puts an ephemeral event, as JSON text, out for all other servers in a room, if there are any.
+pub fn to_room(write: &mut Write, rooms: &Rooms, room: RoomNo, edu: String) -> Result<()> {
+    if rooms.config.federation.enabled && is_shared(write, rooms, room)? {
+        let slot = write.slot();
+        write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::ToRoom(room, edu)));
+    }
+    Ok(())
+}
+
+/// Whether other servers are in a room.
+fn is_shared(write: &Write, rooms: &Rooms, room: RoomNo) -> Result<bool> {
+    let own = rooms.config.server_name.as_str();
+    Ok(write.scan(ROOM_SERVERS, &(room,))?.iter().any(|((_, server), _)| server != own))
 }

@@ -11,6 +11,7 @@ use crate::{
     error::Result,
     http::{Raw, Reply, User},
     rooms::{
+        backfill,
         filter::EventFilter,
         history,
         read::{self, PageQuery},
@@ -34,8 +35,16 @@ pub async fn page(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         Direction::Backward => history::Direction::Backward,
     };
     let query = PageQuery { from: req.from, to: req.to, direction, limit: req.limit.into(), filter };
-    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
-    let page = read::messages(&ctx.rooms, &viewer, &req.room_id, &query)?;
+    let read = || {
+        let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+        read::messages(&ctx.rooms, &viewer, &req.room_id, &query)
+    };
+    let mut page = read()?;
+    let at_the_beginning = direction == history::Direction::Backward && page.end.is_none();
+    // What is older than this server's time in the room, other servers may have.
+    if at_the_beginning && backfill::fill(&ctx.rooms, &ctx.rooms.find(&req.room_id)?).await? {
+        page = read()?;
+    }
     let mut out = format!("{{\"start\":{},\"chunk\":{}", text(&page.start), list(&page.chunk));
     if let Some(end) = page.end {
         out.push_str(&format!(",\"end\":{}", text(&end)));
