@@ -6,7 +6,8 @@ use std::fmt;
 
 use crate::store::{Position, Store, schema::EventNo};
 
-/// What `/sync` had told when it answered: `s` epoch `.` position `.` boot `.` live.
+/// What `/sync` had told when it answered: `s` epoch `.` position `.` boot `.` live, and `.` inbox where
+/// that is not the position.
 ///
 /// Positions of another epoch mean nothing here: such a client gets a full answer. The live counter of
 /// another boot means nothing either: what is ephemeral is told again.
@@ -20,24 +21,28 @@ pub struct SyncToken {
     pub boot: u64,
     /// Everything ephemeral up to here was told.
     pub live: u64,
+    /// Messages to the device up to here were told. It lags behind while more wait than fit into an answer.
+    pub inbox: Position,
 }
 
 impl SyncToken {
     /// The token of this moment.
     pub fn now(store: &Store) -> Self {
         let live = store.live().counter();
-        Self { epoch: store.epoch(), position: store.position(), boot: store.boot(), live }
+        let position = store.position();
+        Self { epoch: store.epoch(), position, boot: store.boot(), live, inbox: position }
     }
 
     /// Reads a token; `None` for what never was one.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix('s')?.split('.').map(|part| part.parse().ok());
-        let token = Self {
-            epoch: parts.next()??,
-            position: Position(parts.next()??),
-            boot: parts.next()??,
-            live: parts.next()??,
+        let (epoch, position) = (parts.next()??, Position(parts.next()??));
+        let (boot, live) = (parts.next()??, parts.next()??);
+        let inbox = match parts.next() {
+            Some(inbox) => Position(inbox?),
+            None => position,
         };
+        let token = Self { epoch, position, boot, live, inbox };
         parts.next().is_none().then_some(token)
     }
 
@@ -49,7 +54,11 @@ impl SyncToken {
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s{}.{}.{}.{}", self.epoch, self.position, self.boot, self.live)
+        write!(f, "s{}.{}.{}.{}", self.epoch, self.position, self.boot, self.live)?;
+        match self.inbox == self.position {
+            true => Ok(()),
+            false => write!(f, ".{}", self.inbox),
+        }
     }
 }
 
@@ -92,10 +101,13 @@ mod tests {
 
     #[test]
     fn a_token_is_read_as_it_was_written() {
-        let token = SyncToken { epoch: 1, position: Position(22), boot: 333, live: 4 };
+        let token = SyncToken { epoch: 1, position: Position(22), boot: 333, live: 4, inbox: Position(22) };
         assert_eq!(token.to_string(), "s1.22.333.4");
         assert_eq!(SyncToken::parse("s1.22.333.4"), Some(token));
-        for wrong in ["", "s", "s1.2.3", "s1.2.3.4.5", "1.2.3.4", "s1.2.3.x", "t1-2"] {
+        let behind = SyncToken { inbox: Position(7), ..token };
+        assert_eq!(behind.to_string(), "s1.22.333.4.7");
+        assert_eq!(SyncToken::parse("s1.22.333.4.7"), Some(behind));
+        for wrong in ["", "s", "s1.2.3", "s1.2.3.4.", "s1.2.3.4.5.6", "1.2.3.4", "s1.2.3.x", "t1-2"] {
             assert_eq!(SyncToken::parse(wrong), None, "{wrong}");
         }
     }

@@ -11,6 +11,7 @@
 //! Spec: client-server-api#syncing
 
 mod account;
+mod devices;
 mod ephemeral;
 pub mod filter;
 mod lazy;

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 use ruma::events::room::member::MembershipState;
 
 use super::{
-    Found, Look, Reader, Sync, account,
+    Found, Look, Reader, Sync, account, devices,
     filter::{Filter, Format},
     places::{self, Place, Places},
     room::{self, Ask},
@@ -93,15 +93,17 @@ pub async fn answer(sync: Arc<Sync>, reader: Reader, request: Request) -> Result
 fn is_news(store: &Store, reader: &Reader, since: Option<SyncToken>) -> bool {
     let Some(since) = since else { return true };
     let live = since.boot != store.boot() || since.live != store.live().counter();
-    live || store.wakers().newest(reader.number) > since.position
+    live || store.wakers().newest(reader.number) > since.position || since.inbox < since.position
 }
 
 fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken>) -> Result<Found> {
     let store = &sync.rooms.store;
-    let now = SyncToken::now(store);
+    let mut now = SyncToken::now(store);
+    let supply = devices::supply(store, reader)?;
     if !request.full_state && !is_news(store, reader, since) {
-        return Ok(Found::Nothing(write_nothing(now), now));
+        return Ok(Found::Nothing(write_nothing(now, &supply), now));
     }
+    let news = devices::news(store, reader, since, &mut now)?;
     let look = Look::new(sync, reader, now)?;
     let filter = &request.filter;
     let ask = Ask { look: &look, filter, since, full: request.full_state, form: request.form };
@@ -112,7 +114,9 @@ fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken
         Err(position) => return Ok(Found::Behind(position)),
     };
     let mut out = begin(now);
-    let mut told = since.is_none() || request.full_state;
+    let mut told = since.is_none() || request.full_state || !news.is_empty();
+    out.push_str(&supply);
+    out.push_str(&news);
     if rooms.iter().any(|(_, rooms)| !rooms.is_empty()) {
         told = true;
         write_rooms(&mut out, &rooms);
@@ -124,7 +128,7 @@ fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken
     }
     out.push('}');
     if !told {
-        return Ok(Found::Nothing(write_nothing(now), now));
+        return Ok(Found::Nothing(write_nothing(now, &supply), now));
     }
     if filter.room.state.lazy_load_members {
         sync.sent.note(&ask.stream(), &members, now.position, since.is_none());
@@ -136,8 +140,9 @@ fn begin(now: SyncToken) -> String {
     format!("{{\"next_batch\":\"{now}\"")
 }
 
-fn write_nothing(now: SyncToken) -> String {
+fn write_nothing(now: SyncToken, supply: &str) -> String {
     let mut out = begin(now);
+    out.push_str(supply);
     out.push('}');
     out
 }

@@ -6,6 +6,7 @@ mod admin_register;
 mod bad_input;
 mod devices;
 mod discovery;
+mod encryption;
 mod filters;
 mod login;
 mod moderation;

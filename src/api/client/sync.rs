@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     app::Ctx,
+    e2ee::inbox,
     error::{Error, Result},
     http::{Raw, Reply, User},
     sync::{
@@ -31,6 +32,11 @@ pub async fn v3(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         (false, true) => StateForm::UnstableAfter,
         (false, false) => StateForm::Before,
     };
+    if let Some(since) = since.filter(|since| since.epoch == ctx.store.epoch()) {
+        // With this token the device got them.
+        let through = since.inbox.min(ctx.store.position());
+        inbox::acknowledge(&ctx.store, user.number, user.device.as_str(), through)?;
+    }
     let full_state = flag(&raw, "full_state")?;
     let filter = filter(&ctx, &user, raw.parameter("filter").unwrap_or_default())?;
     let request = Request { since, filter, full_state, form, timeout: Duration::from_millis(timeout) };
