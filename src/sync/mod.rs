@@ -155,6 +155,8 @@ impl<'a> Look<'a> {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -101,20 +101,26 @@ impl Place {
         Ok(true)
     }
 
-    /// The event with which the reader went out of the room, and its place in the timeline. Nothing if they
-    /// were never in it, as far as this server knows.
-    pub fn departure(&self, look: &Look<'_>) -> Result<Option<(Position, Arc<Known>)>> {
-        let mut known = look.rooms.known(self.row.event)?;
+    /// How the reader went out of the room. Nothing if they were never in it, as far as this server knows.
+    pub fn departure(&self, look: &Look<'_>) -> Result<Option<Departure>> {
+        let joined = |known: &Known| known.event.membership() == Some(MembershipState::Join);
+        let mut event = look.rooms.known(self.row.event)?;
         for _ in 0..LONGEST_PAST {
-            let Some(earlier) = known.replaces.map(|number| look.rooms.known(number)).transpose()? else {
-                return Ok(None);
-            };
-            let joined = |known: &Known| known.event.membership() == Some(MembershipState::Join);
-            if joined(&earlier) && !joined(&known) {
-                let at = position(look, self.room, &known)?;
-                return Ok(at.map(|at| (at, known)));
+            let Some(mut join) = earlier(look, &event)? else { return Ok(None) };
+            if !joined(&join) || joined(&event) {
+                event = join;
+                continue;
             }
-            known = earlier;
+            // What comes before are joins as well, as long as the reader only changed their profile.
+            for _ in 0..LONGEST_PAST {
+                match earlier(look, &join)?.filter(|known| joined(known)) {
+                    Some(known) => join = known,
+                    None => break,
+                }
+            }
+            let Some(at) = position(look, self.room, &event)? else { return Ok(None) };
+            let joined = position(look, self.room, &join)?.unwrap_or_default();
+            return Ok(Some(Departure { at, event, joined }));
         }
         Ok(None)
     }
@@ -123,6 +129,22 @@ impl Place {
     pub fn event(&self) -> EventNo {
         self.row.event
     }
+}
+
+/// How somebody went out of a room.
+#[derive(Debug)]
+pub struct Departure {
+    /// The place in the timeline.
+    pub at: Position,
+    /// The event.
+    pub event: Arc<Known>,
+    /// Since when they had been in the room.
+    pub joined: Position,
+}
+
+/// The event whose place another one took.
+fn earlier(look: &Look<'_>, known: &Known) -> Result<Option<Arc<Known>>> {
+    known.replaces.map(|number| look.rooms.known(number)).transpose()
 }
 
 /// Where an event stands in the timeline, if it does.

@@ -8,8 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use ruma::events::room::member::MembershipState;
-
 use super::{
     Look,
     account::{self, Data},
@@ -27,7 +25,7 @@ use crate::{
     rooms::{cache::Known, token::SyncToken},
     store::{
         Position,
-        schema::{EventNo, RoomNo, StateKeyNo},
+        schema::{EventNo, RoomNo, StateKeyNo, events::STATE_DELTAS},
     },
 };
 
@@ -74,6 +72,34 @@ impl Ask<'_> {
     }
 }
 
+impl<'a> Ask<'a> {
+    /// Reads the changes of state around a timeline so that both lead to the same.
+    ///
+    /// Where state is told as it was before the timeline, a state event there must not be older than what
+    /// stands at the end: the change after it may be one that the reader may not see or does not want, or
+    /// one by resolution. Then the timeline begins after that event.
+    fn agree(
+        &self,
+        room: RoomNo,
+        timeline: &mut Timeline,
+        read: impl Fn(&Timeline) -> Result<Changes<'a>>,
+    ) -> Result<Changes<'a>> {
+        let changes = read(timeline)?;
+        if self.form != StateForm::Before {
+            return Ok(changes);
+        }
+        let mut stale = None;
+        for (key, (at, event)) in timeline.newest(self.look)? {
+            if changes.at_end(key)? != Some(event) {
+                stale = stale.max(Some(at));
+            }
+        }
+        let Some(stale) = stale else { return Ok(changes) };
+        timeline.cut(self.look, room, stale)?;
+        read(timeline)
+    }
+}
+
 /// A room that the reader is in; nothing if there is no news in it.
 pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> Result<Option<String>> {
     let look = ask.look;
@@ -83,10 +109,11 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
     let returns = fresh && since.is_some() && place.has_past(look)?;
     let after = since.filter(|_| !fresh || returns).unwrap_or_default();
     let limit = ask.filter.room.timeline.limit();
-    let timeline = ask.timeline(place, Window { after, until, limit, gap: returns })?;
+    let mut timeline = ask.timeline(place, Window { after, until, limit, gap: returns })?;
     let whole = fresh || ask.full;
-    let start = timeline.start(until);
-    let changes = Changes::read(look, place.room, since.filter(|_| !whole), start, until)?;
+    let read =
+        |timeline: &Timeline| Changes::read(look, place.room, since.filter(|_| !whole), timeline.start(until), until);
+    let changes = ask.agree(place.room, &mut timeline, read)?;
     let summary = match whole || Summary::changed(look, &changes)? {
         true => Some(Summary::read(look, place.room, changes.state()?)?),
         false => None,
@@ -94,7 +121,14 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
     let heroes = summary.as_ref().and_then(|summary| summary.heroes.as_deref()).unwrap_or_default();
     let mut wanted: BTreeSet<&str> = heroes.iter().map(|hero| hero.as_str()).collect();
     wanted.extend(timeline.events.iter().map(|(_, known)| known.event.sender.as_str()));
-    let state = Choice { ask, place, changes: &changes, whole }.select(&timeline, wanted, members)?;
+    // Who comes back may believe what members were when they went.
+    let departure = if returns { place.departure(look)? } else { None };
+    let moved = match departure {
+        Some(departure) => moved(look, place.room, departure.at.min(after), until)?,
+        None => BTreeSet::new(),
+    };
+    let choice = Choice { ask, place, changes: &changes, whole, moved };
+    let state = choice.select(&timeline, wanted, members)?;
     let (receipts, ephemeral) = ephemeral(ask, place, fresh)?;
     let data = if fresh && since.is_some() { account::of_room(look, place.room)? } else { data };
     let mut account_data = String::new();
@@ -132,28 +166,31 @@ pub fn left(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> 
     let until = place.row.since;
     let limit = ask.filter.room.timeline.limit();
     let after = since.unwrap_or_default().min(until);
-    let mut timeline = ask.timeline(place, Window { after, until, limit, gap: false })?;
     let departure = place.departure(look)?;
+    // Whether the reader was in the room when they last heard of it.
+    let was_in = departure.as_ref().is_some_and(|departure| departure.joined <= after);
+    let gap = departure.is_some() && !was_in;
+    let mut timeline = ask.timeline(place, Window { after, until, limit, gap })?;
     if departure.is_none() {
         // Nothing of a room in which the reader never was, but how the invite or knock ended.
         timeline.events.retain(|(_, known)| known.number == place.event());
         timeline.limited = false;
     }
     let mut state = Vec::new();
-    if let Some((out_at, known)) = departure.filter(|(at, _)| ask.full || since.is_none_or(|since| *at > since)) {
-        let read = |since| -> Result<Changes<'_>> {
-            let changes = Changes::read(look, place.room, since, timeline.start(out_at), out_at)?;
-            let state = look.rooms.state_after(&known)?;
-            Ok(if let Some(state) = state { changes.with_state(state) } else { changes })
-        };
-        let mut changes = read(since.filter(|_| !ask.full))?;
-        let mut whole = since.is_none() || ask.full;
-        if !whole && !was_in(look, &changes)? {
-            whole = true;
-            changes = read(None)?;
-        }
+    if let Some(departure) = departure.filter(|departure| ask.full || departure.at > after) {
+        let whole = ask.full || !was_in;
+        let known = since.filter(|_| !whole);
+        let state_then = look.rooms.state_after(&departure.event)?;
+        let changes = ask.agree(place.room, &mut timeline, |timeline| {
+            let changes = Changes::read(look, place.room, known, timeline.start(departure.at), departure.at)?;
+            Ok(match state_then.clone() {
+                Some(state) => changes.with_state(state),
+                None => changes,
+            })
+        })?;
         let wanted = timeline.events.iter().map(|(_, known)| known.event.sender.as_str()).collect();
-        state = Choice { ask, place, changes: &changes, whole }.select(&timeline, wanted, members)?;
+        let choice = Choice { ask, place, changes: &changes, whole, moved: BTreeSet::new() };
+        state = choice.select(&timeline, wanted, members)?;
     }
     let mut account_data = String::new();
     account::write(&mut account_data, &data, &ask.filter.room.account_data);
@@ -164,12 +201,15 @@ pub fn left(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> 
     Ok(Some(out))
 }
 
-/// Whether the reader was in the room when they last heard of it.
-fn was_in(look: &Look<'_>, changes: &Changes<'_>) -> Result<bool> {
-    let own = look.rooms.state_key("m.room.member", look.reader.user.as_str())?;
-    let Some(before) = own.and_then(|own| changes.before(own)) else { return Ok(true) };
-    let Some(before) = before else { return Ok(false) };
-    Ok(look.rooms.known(before)?.event.membership() == Some(MembershipState::Join))
+/// The members who changed in a part of the log.
+fn moved(look: &Look<'_>, room: RoomNo, after: Position, until: Position) -> Result<BTreeSet<StateKeyNo>> {
+    let (from, to) = (Position(after.0.saturating_add(1)), Position(until.0.saturating_add(1)));
+    let mut moved = BTreeSet::new();
+    for row in look.store().range(STATE_DELTAS, &(room, from), &(room, to)) {
+        let ((_, _, key), _) = row?;
+        moved.extend(Some(key).filter(|key| key.is_member()));
+    }
+    Ok(moved)
 }
 
 /// Typing and receipts, and whether the reader has read something.
@@ -235,6 +275,8 @@ struct Choice<'a> {
     place: &'a Place,
     changes: &'a Changes<'a>,
     whole: bool,
+    /// Members who changed without the reader hearing of it.
+    moved: BTreeSet<StateKeyNo>,
 }
 
 impl Choice<'_> {
@@ -246,7 +288,7 @@ impl Choice<'_> {
         mut wanted: BTreeSet<&'b str>,
         members: &mut Members,
     ) -> Result<Vec<Arc<Known>>> {
-        let Self { ask, place, changes, whole } = *self;
+        let Self { ask, place, changes, whole, .. } = *self;
         let look = ask.look;
         let filter = &ask.filter.room.state;
         if !filter.wants_room(place.id.as_str()) {
@@ -264,7 +306,7 @@ impl Choice<'_> {
             }
             let wanted = self.keys(wanted)?;
             if whole {
-                chosen.retain(|key, _| !key.is_member() || wanted.contains(key));
+                chosen.retain(|key, _| !key.is_member() || wanted.contains(key) || self.moved.contains(key));
             } else {
                 for key in wanted {
                     if let Some(event) = self.lacks(key)? {

@@ -110,11 +110,6 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// What the reader knew of a state key, if it has changed.
-    pub fn before(&self, key: StateKeyNo) -> Option<Option<EventNo>> {
-        self.turns.get(&key).map(|turn| turn.old)
-    }
-
     /// Whether any of these keys has changed.
     pub fn any(&self, mut is: impl FnMut(StateKeyNo) -> bool) -> bool {
         self.turns.keys().any(|key| is(*key))

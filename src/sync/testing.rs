@@ -98,6 +98,11 @@ impl Person {
         self
     }
 
+    /// How this person synced, to go on elsewhere.
+    pub fn take_asks(self) -> Asks {
+        self.asks.into_inner()
+    }
+
     pub fn filtered(self, filter: Value) -> Self {
         self.set(|asks| asks.filter = filter.to_string());
         self
@@ -124,17 +129,22 @@ impl Person {
     }
 
     fn decide<T>(&self, room: &Room, act: impl FnOnce(&mut Deciding<'_>) -> Result<T>) -> T {
+        self.tries(room, act).unwrap()
+    }
+
+    /// Does something in a room, if that is allowed, and waits until it is published.
+    pub fn tries<T>(&self, room: &Room, act: impl FnOnce(&mut Deciding<'_>) -> Result<T>) -> Result<T> {
         let mut deciding = self.sync.rooms.decide(room);
-        let result = act(&mut deciding).unwrap();
-        drop(deciding.commit().unwrap());
-        result
+        let result = act(&mut deciding)?;
+        deciding.commit()?.wait()?;
+        Ok(result)
     }
 
     pub fn creates(&self, change: impl FnOnce(&mut Create)) -> Arc<Room> {
         let mut request = Create::new();
         change(&mut request);
         let (room, ticket) = create(&self.sync.rooms, &self.reader.user, request).unwrap();
-        drop(ticket);
+        ticket.wait().unwrap();
         room
     }
 
@@ -148,8 +158,12 @@ impl Person {
     }
 
     pub fn says(&self, room: &Room, text: &str) -> Arc<Event> {
-        let content = canonical::to_object(&json!({ "msgtype": "m.text", "body": text })).unwrap();
-        self.sends(room, NewEvent::message(&self.reader.user, "m.room.message", content))
+        self.sends_json(room, "m.room.message", json!({ "msgtype": "m.text", "body": text }))
+    }
+
+    pub fn sends_json(&self, room: &Room, kind: &str, content: Value) -> Arc<Event> {
+        let content = canonical::to_object(&content).unwrap();
+        self.sends(room, NewEvent::message(&self.reader.user, kind, content))
     }
 
     pub fn sets(&self, room: &Room, kind: &str, key: &str, content: Value) -> Arc<Event> {

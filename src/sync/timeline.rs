@@ -2,7 +2,10 @@
 //!
 //! Spec: client-server-api#syncing
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::Look;
 use crate::{
@@ -92,13 +95,29 @@ impl Timeline {
         self.events.first().map_or(Position(until.0.saturating_add(1)), |(at, _)| *at)
     }
 
+    /// Leaves out the events up to and with `last`, as if there had been no place for them.
+    pub fn cut(&mut self, look: &Look<'_>, room: RoomNo, last: Position) -> Result<()> {
+        self.events.retain(|(at, _)| *at > last);
+        self.limited = true;
+        self.prev_batch = Some(before_gap(look, room, Position(last.0.saturating_add(1)), self.events.first())?);
+        Ok(())
+    }
+
+    /// The newest event here of each state key.
+    pub fn newest(&self, look: &Look<'_>) -> Result<BTreeMap<StateKeyNo, (Position, EventNo)>> {
+        let mut newest = BTreeMap::new();
+        for (at, known) in &self.events {
+            let Some((kind, state_key)) = known.event.key() else { continue };
+            if let Some(key) = look.rooms.state_key(kind, state_key)? {
+                newest.insert(key, (*at, known.number));
+            }
+        }
+        Ok(newest)
+    }
+
     /// The state keys of the state events here.
     pub fn state_keys(&self, look: &Look<'_>) -> Result<BTreeSet<StateKeyNo>> {
-        let mut keys = BTreeSet::new();
-        for (kind, state_key) in self.events.iter().filter_map(|(_, known)| known.event.key()) {
-            keys.extend(look.rooms.state_key(kind, state_key)?);
-        }
-        Ok(keys)
+        Ok(self.newest(look)?.into_keys().collect())
     }
 }
 
