@@ -156,10 +156,11 @@ class Person:
         await until(f"{self!r} sees the room's name", lambda: self._looks(room, "name", name))
 
     async def sees_members(self, room, **names):
-        """The room's joined members and the names they show, by localpart."""
+        """The room's joined members and the names they show, by localpart; who has none shows that."""
 
         async def members():
-            return {localpart(user): name for user, name in (await self.view(room))["members"].items()}
+            shown = (await self.view(room))["members"].items()
+            return {localpart(user): localpart(user) if name == user else name for user, name in shown}
 
         await until_equal(f"{self!r} sees the members", members, names)
 
