@@ -30,6 +30,12 @@ impl EngineError {
     pub fn is_closed(&self) -> bool {
         self.0 == CLOSED
     }
+
+    /// Whether there was no space. After that sled refuses everything, reading too, until it is opened
+    /// again; nothing is wrong with its files.
+    pub fn is_space(&self) -> bool {
+        ["No space left", "StorageFull", "quota exceeded", "QuotaExceeded"].iter().any(|text| self.0.contains(text))
+    }
 }
 
 impl From<sled::Error> for EngineError {

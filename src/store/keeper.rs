@@ -39,6 +39,8 @@ pub(super) struct Keeper {
     pub copying: Mutex<()>,
     /// From where on running copies need the journal.
     pins: Mutex<Vec<u64>>,
+    /// Locked while the engine is opened again.
+    mending: Mutex<()>,
     due: Mutex<Due>,
     call: Condvar,
 }
@@ -49,6 +51,10 @@ struct Due {
     bytes: u64,
     /// There is too little space.
     low: bool,
+    /// The engine failed for want of space.
+    trouble: bool,
+    /// There is a reserve.
+    reserved: bool,
     stopping: bool,
 }
 
@@ -75,6 +81,7 @@ impl Keeper {
             manifest: Mutex::new(manifest),
             copying: Mutex::default(),
             pins: Mutex::default(),
+            mending: Mutex::default(),
             due: Mutex::default(),
             call: Condvar::new(),
         }
@@ -97,21 +104,38 @@ impl Keeper {
         }
     }
 
+    /// The engine failed for want of space: it is to be opened again.
+    pub fn trouble(&self) {
+        self.due.lock().trouble = true;
+        self.call.notify_one();
+    }
+
     /// The thread.
     pub fn run(&self) {
         self.look_at_space();
+        self.keep_reserve();
         loop {
             let mut due = self.due.lock();
-            if !due.stopping && due.bytes < self.options.checkpoint {
-                let wait = if due.low { LOW } else { QUIET };
+            if !due.stopping && (due.low || due.bytes < self.options.checkpoint) {
+                let wait = if due.low || due.trouble { LOW } else { QUIET };
                 self.call.wait_for(&mut due, wait);
             }
             if due.stopping {
                 return;
             }
-            let bytes = std::mem::take(&mut due.bytes);
+            let trouble = std::mem::take(&mut due.trouble);
             drop(due);
             self.look_at_space();
+            self.keep_reserve();
+            if trouble {
+                let broken = !self.core.is_open() || self.core.engine().flush().is_err_and(|error| error.is_space());
+                let mended = if broken { self.reopen(self.core.replaced()) } else { Ok(()) };
+                self.due.lock().trouble |= mended.is_err();
+            }
+            let mut due = self.due.lock();
+            // Without space a checkpoint would only do harm; the journal has everything.
+            let bytes = if due.low { 0 } else { std::mem::take(&mut due.bytes) };
+            drop(due);
             if bytes > 0
                 && let Err(error) = self.checkpoint()
             {
@@ -173,33 +197,44 @@ impl Keeper {
         Ok(())
     }
 
-    /// Stops accepting while there is too little space, and begins again when there is enough.
+    /// Stops accepting while there is too little space, and begins again when there is enough: also for
+    /// the reserve, if that was given up.
     pub fn look_at_space(&self) {
         let options = &self.options;
         let free = self.core.faults.check(Op::Space).and_then(|()| fs4::available_space(&options.folder));
         let free = free.unwrap_or(0);
         let mut due = self.due.lock();
-        if free < options.min_free {
-            if !due.low {
+        let wanted = options.min_free + if due.reserved { 0 } else { options.reserve };
+        let was_low = due.low;
+        // A little more than enough, or it would begin and end all the time.
+        due.low = free < wanted || due.low && free < wanted + options.min_free / 4;
+        let low = due.low;
+        drop(due);
+        if low {
+            if !was_low {
                 tracing::error!("only {} MB are free in {}", free >> 20, options.folder.display());
+                self.call.notify_one();
             }
-            due.low = true;
             self.core.close(Closed::Full(format!(
                 "only {} MB are free on the disk of {}; free some space there",
                 free >> 20,
                 options.folder.display()
             )));
-            self.call.notify_one();
-        } else if due.low && free >= options.min_free + options.min_free / 4 {
-            due.low = false;
+        } else if was_low {
             tracing::info!("there is space in {} again", options.folder.display());
             self.core.open_again(|closed| matches!(closed, Closed::Full(_)));
         }
-        if !due.low
-            && free > options.min_free + options.reserve
-            && let Err(error) = home::keep_reserve(&options.folder, options.reserve)
-        {
-            tracing::warn!(%error, "no space can be reserved in {}", options.folder.display());
+    }
+
+    /// Makes the reserve, if there is space for it.
+    fn keep_reserve(&self) {
+        let options = &self.options;
+        if self.due.lock().low {
+            return;
+        }
+        match home::keep_reserve(&options.folder, options.reserve) {
+            Ok(()) => self.due.lock().reserved = true,
+            Err(error) => tracing::warn!(%error, "no space can be reserved in {}", options.folder.display()),
         }
     }
 
@@ -215,8 +250,8 @@ impl Keeper {
                 return false;
             }
             wait = (wait * 2).min(Duration::from_secs(10));
-            home::give_up_reserve(folder);
-            let result = self.core.faults.check(Op::Reopen).map_err(EngineError::from).and_then(|()| self.reopen());
+            let reopened = self.core.faults.check(Op::Reopen).map_err(EngineError::from);
+            let result = reopened.and_then(|()| self.reopen(self.core.replaced()));
             match result.and_then(|()| retry()) {
                 Ok(()) => {
                     tracing::info!("the engine is open again");
@@ -237,8 +272,18 @@ impl Keeper {
         }
     }
 
-    /// Closes the engine, opens it, and brings it to where it was.
-    fn reopen(&self) -> Result<(), EngineError> {
+    /// Closes the engine, opens it, and brings it to where it was, unless somebody has done that since it
+    /// was replaced for the `seen`th time. The reserve is given up for it.
+    pub fn reopen(&self, seen: u64) -> Result<(), EngineError> {
+        let _alone = self.mending.lock();
+        if self.core.replaced() != seen {
+            return Ok(());
+        }
+        if home::give_up_reserve(&self.options.folder) {
+            tracing::warn!("the reserve in {} is given up", self.options.folder.display());
+        }
+        self.due.lock().reserved = false;
+        self.look_at_space();
         let manifest = self.manifest.lock();
         let mut applied = self.core.applied.lock();
         let mut old = self.core.replace(Engine::Closed);

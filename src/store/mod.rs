@@ -208,7 +208,7 @@ impl Store {
         table: Table<K, V>,
         key: &K,
     ) -> Result<Option<V>, StoreError> {
-        self.raw(table.name, &key.to_bytes())?.map(|bytes| table.decode(&bytes)).transpose()
+        self.core().get(table.name, &key.to_bytes())?.map(|bytes| table.decode(&bytes)).transpose()
     }
 
     /// Whether there is a published row at `key`.
@@ -217,7 +217,7 @@ impl Store {
         table: Table<K, V>,
         key: &K,
     ) -> Result<bool, StoreError> {
-        Ok(self.raw(table.name, &key.to_bytes())?.is_some())
+        Ok(self.core().get(table.name, &key.to_bytes())?.is_some())
     }
 
     /// The published rows whose key begins with `prefix`, in the order of the keys; `()` is all rows.
@@ -341,11 +341,6 @@ impl Store {
 
     fn core(&self) -> &Arc<Core> {
         &self.inner.core
-    }
-
-    fn raw(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let core = self.core();
-        core.engine().get(table, key).map_err(|error| core.broken(&error))
     }
 
     /// The row at `key`, queued or published.

@@ -84,6 +84,7 @@ impl Inner {
         let core = Arc::new(Core::new(engine, reached, options.faults.clone(), Some(folder.clone())));
         let epoch = manifest.epoch;
         let keeper = Arc::new(Keeper::new(Arc::clone(&core), options.clone(), manifest));
+        let _ = core.keeper.set(Arc::downgrade(&keeper));
         let threads = start(&keeper, journal).map_err(|error| options.fail("cannot start the threads of", error))?;
         Ok(Self {
             core,

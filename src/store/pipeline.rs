@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -25,7 +25,7 @@ use super::{
     StoreError,
     digest::{Digest, Digests, set},
     disk::{Faults, Op},
-    engine::{Engine, EngineError},
+    engine::{Bytes, Engine, EngineError},
     home,
     journal::{self, Change, Head, Header},
     keeper::Keeper,
@@ -63,6 +63,9 @@ pub(super) struct Core {
     pub faults: Faults,
     /// Where it all lies; nowhere if the store is in memory.
     folder: Option<PathBuf>,
+    /// Who looks after it all, if it is not in memory.
+    pub keeper: OnceLock<Weak<Keeper>>,
+    replaced: AtomicU64,
 }
 
 struct Queue {
@@ -161,6 +164,8 @@ impl Core {
             unhealthy: AtomicBool::new(false),
             faults,
             folder,
+            keeper: OnceLock::new(),
+            replaced: AtomicU64::new(0),
         }
     }
 
@@ -259,7 +264,9 @@ impl Core {
 
     /// Notes that the engine cannot read a row, and puts it into words.
     pub fn broken(&self, error: &EngineError) -> StoreError {
-        if !error.is_closed() && !self.unhealthy.swap(true, Ordering::Relaxed) {
+        if error.is_space() {
+            self.keeper.get().and_then(Weak::upgrade).iter().for_each(|keeper| keeper.trouble());
+        } else if !error.is_closed() && !self.unhealthy.swap(true, Ordering::Relaxed) {
             tracing::error!(error = %error.0, "the store cannot read a part of itself; a restart repairs it");
             self.folder.iter().for_each(|folder| drop(home::mark_suspect(folder)));
         }
@@ -320,9 +327,38 @@ impl Core {
         }
     }
 
+    /// Whether the engine is open; if not, it is about to be.
+    pub fn is_open(&self) -> bool {
+        !matches!(**self.engine.load(), Engine::Closed)
+    }
+
+    /// How often the engine was replaced.
+    pub fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::SeqCst)
+    }
+
+    /// The row at `key`; an engine that failed for want of space is opened again first.
+    pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let replaced = self.replaced();
+        // Nobody may hold the engine while it is opened again.
+        let row = self.engine().get(table, key);
+        let row = match row {
+            Err(error) if error.is_space() => {
+                let keeper = self.keeper.get().and_then(Weak::upgrade);
+                match keeper.map(|keeper| keeper.reopen(replaced)) {
+                    Some(Ok(())) => self.engine().get(table, key),
+                    _ => Err(error),
+                }
+            }
+            other => other,
+        };
+        row.map_err(|error| self.broken(&error))
+    }
+
     /// Goes on with another engine, and gives back the one before.
     pub fn replace(&self, engine: Engine) -> Arc<Engine> {
         let old = self.engine.swap(Arc::new(engine));
+        self.replaced.fetch_add(1, Ordering::SeqCst);
         drop(self.gate.lock());
         self.opened.notify_all();
         old

@@ -82,14 +82,14 @@ fn a_failed_apply_is_made_good_without_a_restart() {
 #[test]
 fn while_the_disk_is_full_reading_goes_on_and_writing_answers_why() {
     let folder = tempdir().unwrap();
-    let count = Arc::new(AtomicU64::new(0));
-    let store = Store::open(Options { faults: refusing(Op::Space, &count), ..options(folder.path()) }).unwrap();
+    let (store, count) = faulty(folder.path(), Op::Space);
     say(&store, "a", "1");
-    count.store(1, Ordering::SeqCst);
+    count.store(u64::MAX, Ordering::SeqCst);
     store.keeper().unwrap().look_at_space();
     let error = store.write().commit().map(drop).unwrap_err();
     assert!(matches!(&error, StoreError::ReadOnly(why) if why.contains("free some space")), "{error}");
     assert_eq!(words(&store), ["a=1"]);
+    count.store(0, Ordering::SeqCst);
     store.keeper().unwrap().look_at_space();
     say(&store, "b", "2");
     assert!(store.health().is_ok());
