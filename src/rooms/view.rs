@@ -14,7 +14,7 @@ use std::{
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipState};
 
-use super::{Rooms, access, cache::Known};
+use super::{Rooms, access, cache::Known, relations};
 use crate::{
     error::Result,
     protocol::{
@@ -188,8 +188,14 @@ impl<'a> Viewer<'a> {
 
     /// The event as this viewer's client gets it. `/sync` leaves out the room ID.
     pub fn event(&self, known: &Known, room_id: bool) -> Result<String> {
-        let unsigned = self.unsigned(known)?;
+        let unsigned = self.unsigned(known, true)?;
         Ok(client_format(&known.event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
+    }
+
+    /// The event without what is bundled with it.
+    pub fn bare(&self, known: &Known) -> Result<String> {
+        let unsigned = self.unsigned(known, false)?;
+        Ok(client_format(&known.event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) }))
     }
 
     /// The same for an event in a list of state, which has no place in time: nothing is said of the viewer
@@ -217,7 +223,7 @@ impl<'a> Viewer<'a> {
         Ok(())
     }
 
-    fn unsigned(&self, known: &Known) -> Result<String> {
+    fn unsigned(&self, known: &Known, bundled: bool) -> Result<String> {
         let mut out = self.age(known);
         if let Some(before) = known.before {
             let own = known.event.is("m.room.member", self.user.as_str());
@@ -233,6 +239,9 @@ impl<'a> Viewer<'a> {
             text(&mut out, "prev_sender", replaced.event.sender.as_str());
             text(&mut out, "replaces_state", replaced.event.event_id.as_str());
             let _ = write!(out, ",\"prev_content\":{}", replaced.event.content());
+        }
+        if bundled && let Some(bundle) = relations::bundle(self.rooms, self, known)? {
+            let _ = write!(out, ",\"m.relations\":{bundle}");
         }
         if let Some(transaction) = self.transaction(known)? {
             text(&mut out, "transaction_id", &transaction);

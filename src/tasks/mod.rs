@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::ephemeral,
+    rooms::{ephemeral, profile},
     store::StoreError,
 };
 
@@ -25,6 +25,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices", typing);
     keep_up(ctx, "looking after the store", upkeep);
+    keep_up(ctx, "showing new profiles in rooms", profiles);
 }
 
 fn keep_up<F>(ctx: &Ctx, name: &'static str, task: fn(Ctx) -> F)
@@ -67,6 +68,11 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
         };
         tokio::task::spawn_blocking(look).await.map_err(Error::internal)??;
     }
+}
+
+/// Finishes what a stop has interrupted, once.
+async fn profiles(ctx: Ctx) -> Result<()> {
+    profile::resume(&ctx.rooms).await
 }
 
 /// Ends typing notices when their time is over.

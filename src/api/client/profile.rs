@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     http::{Raw, Reply, User},
     remote::Patience,
+    rooms::profile,
     store::schema::UserNo,
     users::{accounts, profiles},
 };
@@ -56,14 +57,14 @@ pub async fn set(ctx: Ctx, caller: User, raw: Raw) -> Result<Reply> {
         (_, None) => return Err(Error::missing_param(format!("the body does not have the field {name}"))),
         (_, value) => value,
     };
-    profiles::set(&ctx.users, caller.number, &name, value.as_ref()).await?;
+    profile::set(&ctx.rooms, caller.number, &name, value.as_ref()).await?;
     Ok(Reply::empty())
 }
 
 /// Removes a field of one's own profile.
 pub async fn remove(ctx: Ctx, caller: User, raw: Raw) -> Result<Reply> {
     let name = own(&caller, &raw)?;
-    profiles::set(&ctx.users, caller.number, &name, None).await?;
+    profile::set(&ctx.rooms, caller.number, &name, None).await?;
     Ok(Reply::empty())
 }
 

@@ -15,7 +15,7 @@ use crate::{
         Write,
         schema::{
             EventNo, RoomNo,
-            events::{EVENTS, RELATIONS, RELATIONS_AHEAD, RelationRow},
+            events::{EVENTS, RELATIONS, RELATIONS_AHEAD, RelationRow, THREADS},
             numbers,
         },
     },
@@ -45,6 +45,7 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     for ((parent, child), (rel_type, kind, row)) in write.scan(RELATIONS_AHEAD, &ahead)? {
         write.delete(RELATIONS_AHEAD, &(parent, child));
         if is_in_room(write, child, appended.room.number)? {
+            note_thread(write, appended.room.number, appended.number, &rel_type);
             write.put(RELATIONS, &(appended.number, rel_type, kind, child), &row);
         }
     }
@@ -53,6 +54,7 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     let row = RelationRow { sender, depth: event.depth, key: key.filter(|_| rel_type == "m.annotation") };
     match write.get(numbers::EVENT_NUMBERS, &event_id.as_str().to_owned())? {
         Some(parent) if is_in_room(write, parent, appended.room.number)? => {
+            note_thread(write, appended.room.number, parent, &rel_type);
             write.put(RELATIONS, &(parent, rel_type, event.kind.clone(), appended.number), &row);
         }
         // Events of different rooms cannot relate to each other.
@@ -63,6 +65,12 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn note_thread(write: &mut Write, room: RoomNo, root: EventNo, rel_type: &str) {
+    if rel_type == "m.thread" {
+        write.put(THREADS, &(room, root), &());
+    }
 }
 
 /// Whether an event belongs to this room, as far as it is known.

@@ -162,5 +162,9 @@ pub const RELATIONS: Table<(EventNo, String, String, EventNo), RelationRow> = Ta
 /// Relations whose parent is not known yet: `(parent's event ID, child)`. Moved to [`RELATIONS`] when it comes.
 pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, RelationRow)> = Table::new("relations_ahead");
 
+/// Events that have begun a thread: `(room, root)`. A thread whose replies are all redacted keeps its row.
+/// Written by `rooms::projections::relations`.
+pub const THREADS: Table<(RoomNo, EventNo), ()> = Table::new("threads");
+
 /// Redactions of events that are not here yet, by the ID of the event that they are about.
 pub const REDACTIONS_AHEAD: Table<String, EventNo> = Table::new("redactions_ahead");

@@ -133,6 +133,10 @@ pub const ROOM_ALIASES: Table<(RoomNo, String), ()> = Table::new("room_aliases")
 /// Rooms that are listed in this server's directory. Written by `rooms::directory`.
 pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
 
+/// Local users whose new profile is not yet in all their rooms, with a number that is new with each change.
+/// Written by `rooms::profile`.
+pub const PROFILE_JOBS: Table<UserNo, u64> = Table::new("profile_jobs");
+
 /// The room behind a number.
 pub fn find(rows: &impl Rows, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {
     rows.row(ROOMS, &room)

@@ -6,5 +6,6 @@ mod directory;
 mod membership;
 mod messages;
 mod receipts;
+mod relations;
 mod send;
 mod state;

@@ -7,6 +7,7 @@ mod members;
 mod membership;
 mod messages;
 mod receipts;
+mod relations;
 mod send;
 mod state;
 mod typing;
@@ -29,6 +30,10 @@ pub fn routes(to: &mut Routes) {
     to.also("/_matrix/client/v3/rooms/{room_id}/state/{event_type}");
     to.add(send::message).guests();
     to.add(send::redact);
+    to.add(relations::all);
+    to.add(relations::of_type);
+    to.add(relations::of_types);
+    to.add(relations::threads);
     to.add(create::create);
     to.add(aliases::put);
     to.add(aliases::get);
