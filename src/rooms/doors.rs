@@ -12,7 +12,7 @@ use ruma::{
     api::federation::query::get_room_information, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, inviting, joining, membership};
+use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, inviting, joining, membership, upgrade};
 use crate::{
     error::{Error, Result},
     protocol::canonical::Object,
@@ -107,7 +107,11 @@ pub async fn enter(
     if is_guest {
         membership::check_guests_may_join(rooms, &room)?;
     }
-    change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await
+    change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await?;
+    if let Some(user) = numbers::find_user(&rooms.store, user)? {
+        upgrade::carry_over(rooms, user, &room).await?;
+    }
+    Ok(())
 }
 
 /// Takes a local user out of a room; declines an invitation, or takes back a knock.

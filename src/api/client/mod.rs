@@ -21,6 +21,7 @@ mod rooms;
 mod sync;
 mod to_device;
 mod uia;
+mod user_directory;
 mod voip;
 
 use http::Method;
@@ -136,4 +137,6 @@ pub fn routes(to: &mut Routes) {
 
     // Rooms
     rooms::routes(to);
+    to.add(user_directory::search);
+    to.add(user_directory::mutual_rooms);
 }

@@ -1,6 +1,6 @@
 //! Rooms, who is in them, and what people keep about them.
 
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 
 use super::{EventNo, RoomNo, UserNo};
@@ -136,6 +136,32 @@ pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
 /// Local users whose new profile is not yet in all their rooms, with a number that is new with each change.
 /// Written by `rooms::profile`.
 pub const PROFILE_JOBS: Table<UserNo, u64> = Table::new("profile_jobs");
+
+/// What somebody has told the admins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// Who has told it.
+    #[serde(rename = "b")]
+    pub by: OwnedUserId,
+    /// The room that it is about, or in which it happened.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<OwnedRoomId>,
+    /// The event that it is about.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<OwnedEventId>,
+    /// Whom it is about.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<OwnedUserId>,
+    /// Why.
+    #[serde(rename = "w")]
+    pub reason: String,
+    /// When, in milliseconds since the epoch.
+    #[serde(rename = "t")]
+    pub at: u64,
+}
+
+/// Reports, in the order in which they came. Written by `rooms::reports`.
+pub const REPORTS: Table<u64, ReportRow> = Table::new("reports");
 
 /// The room behind a number.
 pub fn find(rows: &impl Rows, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {

@@ -9,3 +9,4 @@ mod receipts;
 mod relations;
 mod send;
 mod state;
+mod upgrade;

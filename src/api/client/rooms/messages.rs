@@ -1,8 +1,15 @@
 //! Reading what was said: pages of messages, one event, and what surrounds it.
 
-use ruma::api::{
-    Direction,
-    client::{context::get_context, message::get_message_events, room::get_room_event},
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::{
+        Direction,
+        client::{
+            context::get_context,
+            message::get_message_events,
+            room::{get_event_by_timestamp, get_room_event},
+        },
+    },
 };
 
 use super::{list, text};
@@ -71,6 +78,22 @@ pub async fn context(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         list(&context.after),
         list(&context.state),
     )))
+}
+
+/// Answers the event that is closest to a time.
+pub async fn at_time(
+    ctx: Ctx,
+    user: User,
+    req: get_event_by_timestamp::v1::Request,
+) -> Result<get_event_by_timestamp::v1::Response> {
+    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+    let direction = match req.dir {
+        Direction::Forward => history::Direction::Forward,
+        Direction::Backward => history::Direction::Backward,
+    };
+    let known = read::at_time(&ctx.rooms, &viewer, &req.room_id, req.ts.get().into(), direction)?;
+    let time = MilliSecondsSinceUnixEpoch(UInt::new_saturating(known.event.origin_server_ts));
+    Ok(get_event_by_timestamp::v1::Response::new(known.event.event_id.clone(), time))
 }
 
 /// The filter in the query. ruma's type does not know all of its fields.

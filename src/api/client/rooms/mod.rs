@@ -8,9 +8,12 @@ mod membership;
 mod messages;
 mod receipts;
 mod relations;
+mod report;
 mod send;
+mod spaces;
 mod state;
 mod typing;
+mod upgrade;
 
 use http::Method;
 
@@ -34,6 +37,7 @@ pub fn routes(to: &mut Routes) {
     to.add(relations::of_type);
     to.add(relations::of_types);
     to.add(relations::threads);
+    to.add(messages::at_time);
     to.add(create::create);
     to.add(aliases::put);
     to.add(aliases::get);
@@ -55,6 +59,12 @@ pub fn routes(to: &mut Routes) {
     to.raw(Method::GET, "/_matrix/client/r0/publicRooms", directory::rooms).guests();
     to.also("/_matrix/client/v3/publicRooms");
     to.add(directory::search).guests();
+    to.add(spaces::summary).guests();
+    to.add(spaces::hierarchy);
+    to.add(upgrade::upgrade);
+    to.add(report::room);
+    to.add(report::event);
+    to.add(report::user);
     to.add(typing::set);
     to.raw(Method::POST, "/_matrix/client/r0/rooms/{room_id}/receipt/{receipt_type}/{event_id}", receipts::receive);
     to.also("/_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}").rate_limited();
