@@ -21,6 +21,7 @@ use crate::{
         schema::{
             RoomNo, UserNo,
             e2ee::{LIST_CHANGES, ListChange},
+            federation::{OUTBOX, OutboxRow},
             numbers,
             rooms::{LOCAL_MEMBERS, MEMBERS, USER_ROOMS},
         },
@@ -30,9 +31,17 @@ use crate::{
 /// Stands for "no room" in the keys of the log.
 const NO_ROOM: RoomNo = RoomNo(0);
 
-/// Records, within a `Write`, that the devices or cross-signing keys of a user changed, and wakes everybody
-/// who follows them.
+/// Records, within a `Write`, that the devices or cross-signing keys of a user of this server changed: everybody
+/// here who follows them wakes, and other servers will be told.
 pub fn record(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
+    record_remote(write, user)?;
+    let slot = write.slot();
+    write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::Devices(user)));
+    Ok(())
+}
+
+/// Records the same of a user of another server.
+pub fn record_remote(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
     let slot = write.slot();
     write.put_at(LIST_CHANGES, slot, move |at| ((at, user, NO_ROOM), ListChange::Keys));
     write.wake(user);

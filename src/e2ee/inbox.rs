@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{OwnedUserId, to_device::DeviceIdOrAllDevices};
-use serde_json::value::RawValue;
+use ruma::{OwnedUserId, ServerName, UserId, to_device::DeviceIdOrAllDevices};
+use serde_json::{json, value::RawValue};
 
 use super::{Device, E2ee, published};
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
             UserNo,
             devices::DEVICES,
             e2ee::{INBOX, SENT, SENT_AT},
+            federation::{OUTBOX, OutboxRow},
             numbers,
         },
     },
@@ -61,19 +62,22 @@ fn decide(e2ee: &E2ee, sender: Device<'_>, kind: &str, transaction: &str, messag
     let _deciding = e2ee.decide(sender.number);
     let mut write = e2ee.store.write();
     sender.check_there(&write)?;
-    if !begin(e2ee, &mut write, sender, &format!("{kind}/{transaction}"))? {
+    if !begin(e2ee, &mut write, sender.place(), &format!("{kind}/{transaction}"))? {
         // This was sent before. An empty `Write` is on the disk after that one.
         return Ok(write.commit()?);
     }
+    put(e2ee, &mut write, sender.user, kind, messages)?;
+    put_out(e2ee, &mut write, sender.user, kind, transaction, messages);
+    Ok(write.commit()?)
+}
+
+/// Puts the messages for users of this server into their inboxes.
+fn put(e2ee: &E2ee, write: &mut Write, sender: &UserId, kind: &str, messages: &Messages) -> Result<()> {
     let slot = write.slot();
     let mut bytes = 0;
-    for (user, messages) in messages {
-        // What is for other servers' users goes out as an EDU, not into an inbox.
-        if !e2ee.is_local(user) {
-            continue;
-        }
+    for (user, messages) in messages.iter().filter(|(user, _)| e2ee.is_local(user)) {
         let Some(number) = numbers::find_user(&e2ee.store, user)? else { continue };
-        for (device, content) in recipients(&write, number, messages)? {
+        for (device, content) in recipients(write, number, messages)? {
             let event = event(sender, kind, content);
             bytes += event.len();
             if bytes > MOST_BYTES {
@@ -83,12 +87,50 @@ fn decide(e2ee: &E2ee, sender: Device<'_>, kind: &str, transaction: &str, messag
         }
         write.wake(number);
     }
-    Ok(write.commit()?)
+    Ok(())
+}
+
+/// Puts the messages for users of other servers out, one ephemeral event per server.
+///
+/// Spec: server-server-api#send-to-device-messaging
+fn put_out(e2ee: &E2ee, write: &mut Write, sender: &UserId, kind: &str, transaction: &str, messages: &Messages) {
+    let mut servers: BTreeMap<&ServerName, BTreeMap<&UserId, _>> = BTreeMap::new();
+    for (user, messages) in messages.iter().filter(|(user, _)| !e2ee.is_local(user)) {
+        servers.entry(user.server_name()).or_default().insert(user, messages);
+    }
+    for (server, messages) in servers {
+        let content = json!({
+            "sender": sender,
+            "type": kind,
+            "message_id": format!("{}-{kind}-{transaction}", e2ee.clock.now()),
+            "messages": messages,
+        });
+        let edu = json!({ "edu_type": "m.direct_to_device", "content": content }).to_string();
+        let (servers, slot) = (vec![server.to_string()], write.slot());
+        write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::ToServers(servers, edu)));
+    }
+}
+
+/// Takes in messages that a user of another server has sent; the same message is taken in once.
+pub async fn receive(e2ee: &E2ee, sender: &UserId, kind: &str, message: &str, messages: &Messages) -> Result<()> {
+    if kind.len() > MOST_NAME || message.len() > MOST_NAME {
+        return Err(Error::too_large(format!("types and message IDs have at most {MOST_NAME} bytes")));
+    }
+    let ticket = {
+        let mut write = e2ee.store.write();
+        let number = numbers::user(&mut write, sender)?;
+        let _deciding = e2ee.decide(number);
+        if !begin(e2ee, &mut write, (number, String::new()), message)? {
+            return Ok(());
+        }
+        put(e2ee, &mut write, sender, kind, messages)?;
+        write.commit()?
+    };
+    published([ticket]).await
 }
 
 /// Remembers a transaction; false if it is known already.
-fn begin(e2ee: &E2ee, write: &mut Write, sender: Device<'_>, transaction: &str) -> Result<bool> {
-    let (user, device) = sender.place();
+fn begin(e2ee: &E2ee, write: &mut Write, (user, device): (UserNo, String), transaction: &str) -> Result<bool> {
     let place = (user, device.clone(), transaction.to_owned());
     if write.get(SENT, &place)?.is_some() {
         return Ok(false);
@@ -126,12 +168,12 @@ fn recipients<'a>(
     Ok(all)
 }
 
-fn event(sender: Device<'_>, kind: &str, content: &RawValue) -> String {
+fn event(sender: &UserId, kind: &str, content: &RawValue) -> String {
     let mut event = String::with_capacity(content.get().len() + 100);
     event.push_str(r#"{"type":"#);
     canonical::write_string(&mut event, kind);
     event.push_str(r#","sender":"#);
-    canonical::write_string(&mut event, sender.user.as_str());
+    canonical::write_string(&mut event, sender.as_str());
     event.push_str(r#","content":"#);
     event.push_str(content.get());
     event.push('}');

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use serde_json::value::RawValue;
 use tokio::{sync::Notify, time::timeout};
 
@@ -26,9 +26,11 @@ use crate::{
         Position,
         live::TypingChange,
         schema::{
-            RoomNo,
+            RoomNo, UserNo,
+            devices::DEVICES,
             federation::{DIVIDED, OUTBOX, OutboxRow, SENT},
             numbers,
+            rooms::USER_ROOMS,
         },
     },
 };
@@ -92,7 +94,7 @@ impl Outbound {
         let Some(oldest) = sent.values().min().copied() else { return Ok(divided) };
         for row in store.range(OUTBOX, &Position(oldest.0 + 1), &Position(divided.0 + 1)) {
             let (at, row) = row?;
-            for (server, item) in self.addressed(&row)? {
+            for (server, item) in self.addressed(at, &row)? {
                 if sent.get(server.as_str()).is_some_and(|sent| *sent < at) {
                     self.push(server, at, item);
                 }
@@ -115,7 +117,7 @@ impl Outbound {
             let mut waiting = BTreeSet::new();
             let mut items = Vec::new();
             for (at, row) in &rows {
-                for (server, item) in self.addressed(row)? {
+                for (server, item) in self.addressed(*at, row)? {
                     waiting.insert(server.clone());
                     items.push((server, *at, item));
                 }
@@ -139,7 +141,7 @@ impl Outbound {
     }
 
     /// Whom a row is for.
-    fn addressed(&self, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
+    fn addressed(&self, at: Position, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
         let to = |servers: Vec<OwnedServerName>, item: &Item| {
             let servers = crate::remote::candidates(&self.rooms.config, servers);
             servers.into_iter().map(|server| (server, item.clone())).collect()
@@ -162,7 +164,39 @@ impl Outbound {
                 let servers = servers.iter().filter_map(|server| OwnedServerName::try_from(server.as_str()).ok());
                 to(servers.collect(), &Item::Edu(json.clone()))
             }
+            OutboxRow::Devices(user) => match self.device_update(at, *user)? {
+                Some((servers, edu)) => to(servers, &Item::Edu(edu)),
+                None => Vec::new(),
+            },
         })
+    }
+
+    /// Tells the servers that share a room with a user to ask for that user's devices again: the update names a
+    /// predecessor that nobody has, so that the whole list is fetched.
+    ///
+    /// Spec: server-server-api#device-management
+    fn device_update(&self, at: Position, user: UserNo) -> Result<Option<(Vec<OwnedServerName>, String)>> {
+        let store = &self.rooms.store;
+        let Some(id) = numbers::user_id(store, user)? else { return Ok(None) };
+        let mut servers = BTreeSet::new();
+        for row in store.scan(USER_ROOMS, &(user,)) {
+            let ((_, room), row) = row?;
+            if row.membership == MembershipState::Join {
+                servers.extend(forks::servers(&self.rooms, room)?);
+            }
+        }
+        let device = store.scan(DEVICES, &(user,)).next().transpose()?.map(|((_, device), _)| device);
+        let edu = serde_json::json!({
+            "edu_type": "m.device_list_update",
+            "content": {
+                "user_id": id,
+                "device_id": device.as_deref().unwrap_or("NONE"),
+                "deleted": device.is_none(),
+                "stream_id": at,
+                "prev_id": [at.0.saturating_sub(1)],
+            },
+        });
+        Ok(Some((servers.into_iter().collect(), edu.to_string())))
     }
 
     /// Somebody on this server began or stopped typing.

@@ -1,3 +1,4 @@
 //! Scenes with several servers.
 
+mod keys;
 mod rooms;

@@ -15,6 +15,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
+use super::keys_elsewhere as elsewhere;
 use crate::{
     app::Ctx,
     e2ee::{self, Device, device_lists, keys, one_time_keys, query},
@@ -59,24 +60,32 @@ struct Queried<'a> {
     user_signing_keys: BTreeMap<&'a UserId, &'a RawValue>,
 }
 
-/// Tells the keys of users.
+/// Tells the keys of users of any server.
 pub async fn query(ctx: Ctx, user: User, req: get_keys::v3::Request) -> Result<Reply> {
-    if req.device_keys.len() <= FEW {
-        return find(&ctx, &user, req.device_keys);
-    }
-    let found = tokio::task::spawn_blocking(move || find(&ctx, &user, req.device_keys));
-    found.await.map_err(Error::internal)?
+    let timeout = req.timeout.unwrap_or(elsewhere::PATIENCE);
+    let mut keys = if req.device_keys.len() <= FEW {
+        find(&ctx, &user, req.device_keys)?
+    } else {
+        let ctx = ctx.clone();
+        let found = tokio::task::spawn_blocking(move || find(&ctx, &user, req.device_keys));
+        found.await.map_err(Error::internal)??
+    };
+    let failed = elsewhere::query(&ctx, &mut keys, timeout).await;
+    show(&keys, failed)
 }
 
-fn find(ctx: &Ctx, user: &User, wanted: query::Wanted) -> Result<Reply> {
-    let keys = query::query(&ctx.e2ee, Some((&user.id, user.number)), wanted)?;
+fn find(ctx: &Ctx, user: &User, wanted: query::Wanted) -> Result<query::Keys> {
+    query::query(&ctx.e2ee, Some((&user.id, user.number)), wanted)
+}
+
+fn show(keys: &query::Keys, failed: Vec<OwnedServerName>) -> Result<Reply> {
     let mut device_keys = BTreeMap::new();
     for (user, keys) in &keys.devices {
         let keys = keys.iter().map(|(device, json)| Ok((&**device, raw(json)?)));
         device_keys.insert(&**user, keys.collect::<Result<_>>()?);
     }
     Reply::value(&Queried {
-        failures: failures(keys.elsewhere.into_keys()),
+        failures: failures(failed),
         device_keys,
         master_keys: by_user(&keys.master)?,
         self_signing_keys: by_user(&keys.self_signing)?,
@@ -93,9 +102,9 @@ fn raw(json: &str) -> Result<&RawValue> {
 }
 
 /// The servers that could not be asked.
-fn failures(servers: impl Iterator<Item = OwnedServerName>) -> BTreeMap<OwnedServerName, Value> {
+fn failures(servers: Vec<OwnedServerName>) -> BTreeMap<OwnedServerName, Value> {
     let error = || json!({ "errcode": "M_UNKNOWN", "error": "this server could not be asked" });
-    servers.map(|server| (server, error())).collect()
+    servers.into_iter().map(|server| (server, error())).collect()
 }
 
 #[derive(Serialize)]
@@ -106,14 +115,16 @@ struct Claimed<'a> {
 
 /// Hands out one-time keys.
 pub async fn claim(ctx: Ctx, _: User, req: claim_keys::v3::Request) -> Result<Reply> {
-    let claimed = one_time_keys::claim(&ctx.e2ee, req.one_time_keys).await?;
+    let timeout = req.timeout.unwrap_or(elsewhere::PATIENCE);
+    let mut claimed = one_time_keys::claim(&ctx.e2ee, req.one_time_keys).await?;
+    let failed = elsewhere::claim(&ctx, &mut claimed, timeout).await;
     let mut keys = BTreeMap::new();
     for (user, devices) in &claimed.keys {
         let devices =
             devices.iter().map(|(device, (name, json))| Ok((&**device, BTreeMap::from([(name.as_str(), raw(json)?)]))));
         keys.insert(&**user, devices.collect::<Result<_>>()?);
     }
-    Reply::value(&Claimed { failures: failures(claimed.elsewhere.into_keys()), one_time_keys: keys })
+    Reply::value(&Claimed { failures: failures(failed), one_time_keys: keys })
 }
 
 /// Tells whose keys changed between two syncs.

@@ -11,6 +11,7 @@ mod discovery;
 mod filters;
 mod key_backup;
 mod keys;
+mod keys_elsewhere;
 mod login;
 mod logout;
 mod moderation;

@@ -4,15 +4,17 @@
 
 use ruma::{
     ServerName, UserId,
-    api::federation::transactions::edu::{Edu, ReceiptContent, TypingContent},
+    api::federation::transactions::edu::{DirectDeviceContent, Edu, ReceiptContent, TypingContent},
     serde::Raw,
 };
 
 use super::room;
 use crate::{
     app::Ctx,
+    e2ee::{device_lists, inbox},
     error::{Error, Result},
     rooms::ephemeral::{self, NewReceipt},
+    store::schema::numbers,
 };
 
 /// How long a typing notice of another server lasts, in milliseconds: they send no end of it.
@@ -24,6 +26,9 @@ pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<(
     match edu {
         Edu::Typing(content) => typing(ctx, origin, &content),
         Edu::Receipt(content) => receipts(ctx, origin, content).await,
+        Edu::DirectToDevice(content) => to_device(ctx, origin, content).await,
+        Edu::DeviceListUpdate(content) => keys_changed(ctx, origin, &content.user_id).await,
+        Edu::SigningKeyUpdate(content) => keys_changed(ctx, origin, &content.user_id).await,
         _ => Ok(()),
     }
 }
@@ -66,5 +71,32 @@ async fn receipts(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Re
             }
         }
     }
+    Ok(())
+}
+
+/// Spec: server-server-api#send-to-device-messaging
+async fn to_device(ctx: &Ctx, origin: &ServerName, content: DirectDeviceContent) -> Result<()> {
+    check_user(origin, &content.sender)?;
+    let mut messages = inbox::Messages::new();
+    for (user, devices) in content.messages {
+        let devices = devices.into_iter().map(|(device, content)| (device, content.into_json()));
+        messages.insert(user, devices.collect());
+    }
+    let kind = content.ev_type.to_string();
+    inbox::receive(&ctx.e2ee, &content.sender, &kind, content.message_id.as_str(), &messages).await
+}
+
+/// Whoever follows the user's keys asks for them again, and this server then asks the user's.
+///
+/// Spec: server-server-api#device-management
+async fn keys_changed(ctx: &Ctx, origin: &ServerName, user: &UserId) -> Result<()> {
+    check_user(origin, user)?;
+    let Some(number) = numbers::find_user(&ctx.store, user)? else { return Ok(()) };
+    let ticket = {
+        let mut write = ctx.store.write();
+        device_lists::record_remote(&mut write, number)?;
+        write.commit()?
+    };
+    ticket.published().await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The whole Server-Server API as one list, in the order of the specification.
 
 mod backfill;
+mod device_keys;
 mod edu;
 mod events;
 mod invite;
@@ -45,6 +46,9 @@ pub fn routes(to: &mut Routes) {
         .add(invite::invite)
         .add(query::directory)
         .add(query::profile)
+        .add(device_keys::devices)
+        .add(device_keys::query)
+        .add(device_keys::claim)
         .add(openid::user_info);
     invite::old(to);
     membership::old(to);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EventNo, RoomNo};
+use super::{EventNo, RoomNo, UserNo};
 use crate::store::{Position, Table};
 
 /// A signing key of another server.
@@ -53,6 +53,8 @@ pub enum OutboxRow {
     ToRoom(RoomNo, String),
     /// An ephemeral event, as JSON text, for these servers.
     ToServers(Vec<String>, String),
+    /// That the devices or keys of a user of this server have changed, for all servers that share a room.
+    Devices(UserNo),
 }
 
 /// What other servers are to be sent, in the order of the log. Written with what it is about, by whoever
