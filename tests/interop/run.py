@@ -32,6 +32,7 @@ SCENES = {
     "js-nio-tls": (conversation, dict(ann="js", bob="nio", tls=True)),
     "nio-absence": (absence, dict(ann="nio", bob="nio")),
     "js-absence": (absence, dict(ann="js", bob="js")),
+    "keys": (keys, dict()),
     "set-up": (set_up, dict()),
 }
 
@@ -39,7 +40,6 @@ SCENES = {
 NOT_YET = {
     "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
     "js-nio-encrypted": (conversation, dict(ann="js", bob="nio", encrypted=True)),
-    "keys": (keys, dict()),
     "synapse": (federation, dict(ann="nio", bob="nio")),
 }
 
