@@ -6,6 +6,7 @@
 //! is applied.
 
 use std::{
+    collections::HashMap,
     io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -47,6 +48,8 @@ pub(super) struct Core {
     opened: Condvar,
     gate: Mutex<()>,
     pub overlay: Overlay,
+    /// Names for which a number was given to a Write that is not queued yet.
+    pub claims: Mutex<HashMap<Name, Claim>>,
     queue: Mutex<Queue>,
     /// There is something to journal, or the end.
     work: Condvar,
@@ -67,6 +70,11 @@ pub(super) struct Core {
     pub keeper: OnceLock<Weak<Keeper>>,
     replaced: AtomicU64,
 }
+
+/// The table and key of a row.
+pub(super) type Name = (&'static str, Vec<u8>);
+/// The value of a row that several Writes may be about to set, and how many.
+pub(super) type Claim = (Vec<u8>, usize);
 
 struct Queue {
     /// The last sequence number and position that were given.
@@ -154,6 +162,7 @@ impl Core {
             opened: Condvar::new(),
             gate: Mutex::default(),
             overlay: Overlay::default(),
+            claims: Mutex::default(),
             queue: Mutex::new(queue),
             work: Condvar::new(),
             room: Condvar::new(),

@@ -13,7 +13,7 @@ use super::{
     journal::Change,
     key::Key,
     log::Position,
-    pipeline::News,
+    pipeline::{Name, News},
     schema::{RoomNo, UserNo},
     table::Table,
 };
@@ -32,13 +32,38 @@ pub struct Write {
     later: Vec<(Slot, Later)>,
     slots: u64,
     news: News,
+    claims: Claims,
     not_send: PhantomData<*const ()>,
+}
+
+/// The names for which a [`Write`] was the first to ask for a number; let go when it is queued or given up.
+struct Claims {
+    store: Store,
+    names: Vec<Name>,
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
+        let mut claims = self.store.core().claims.lock();
+        for name in self.names.drain(..) {
+            if let Some(claim) = claims.get_mut(&name) {
+                claim.1 -= 1;
+                if claim.1 == 0 {
+                    claims.remove(&name);
+                }
+            }
+        }
+    }
 }
 
 impl Write {
     pub(super) fn new(store: Store) -> Self {
         let (changes, later, news) = (BTreeMap::new(), Vec::new(), News::default());
-        Self { store, changes, later, slots: 0, news, not_send: PhantomData }
+        let claims = Claims { store: store.clone(), names: Vec::new() };
+        Self { store, changes, later, slots: 0, news, claims, not_send: PhantomData }
     }
 
     /// The row at `key` as this `Write` finds or left it: published, queued before it, or its own.
@@ -147,6 +172,33 @@ impl Write {
         self.store.number()
     }
 
+    /// The number behind a name: the one in `table`, or a new one, which is put there. With a new one
+    /// comes `true`, and what belongs to it is to be put as well. Two Writes that come upon the same name
+    /// for the first time at once, under different locks, get the same number, and both put it.
+    pub fn number_of<K: Key, V: Serialize + DeserializeOwned>(
+        &mut self,
+        table: Table<K, V>,
+        key: &K,
+        make: impl FnOnce(u64) -> V,
+    ) -> Result<(V, bool), StoreError> {
+        if let Some(number) = self.get(table, key)? {
+            return Ok((number, false));
+        }
+        let store = self.store.clone();
+        let mut claims = store.core().claims.lock();
+        // Whoever had claimed it may have committed in between.
+        if let Some(number) = self.get(table, key)? {
+            return Ok((number, false));
+        }
+        let name = (table.name, key.to_bytes());
+        let claim = claims.entry(name.clone()).or_insert_with(|| (table.encode(&make(store.number())), 0));
+        claim.1 += 1;
+        let number = table.decode(&claim.0)?;
+        self.changes.insert(name.clone(), Some(claim.0.clone()));
+        self.claims.names.push(name);
+        Ok((number, true))
+    }
+
     /// Names a local user for whom this is news: their waiting requests wake when it is published.
     pub fn wake(&mut self, user: UserNo) {
         self.news.users.push(user);
@@ -162,7 +214,8 @@ impl Write {
     ///
     /// This waits only when several megabytes are queued already, until the disk has caught up.
     pub fn commit(self) -> Result<Ticket, StoreError> {
-        let Self { store, mut changes, later, slots, news, .. } = self;
+        // The claims are let go only when the next Write sees the rows.
+        let Self { store, mut changes, later, slots, news, claims: _claims, .. } = self;
         let queued = store.core().commit(slots.max(1), news, |first| {
             for (Slot(slot), later) in later {
                 let (table, key, value) = later(Position(first.0 + slot));

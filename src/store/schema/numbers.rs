@@ -31,47 +31,31 @@ impl StateKeyNo {
 
 /// The number of a user, given now if there is none.
 pub fn user(write: &mut Write, id: &UserId) -> Result<UserNo, StoreError> {
-    let key = id.as_str().to_owned();
-    if let Some(number) = write.get(USER_NUMBERS, &key)? {
-        return Ok(number);
+    let (number, new) = write.number_of(USER_NUMBERS, &id.as_str().to_owned(), UserNo)?;
+    if new {
+        write.put(USERS, &number, &id.to_owned());
     }
-    let number = UserNo(write.number());
-    write.put(USER_NUMBERS, &key, &number);
-    write.put(USERS, &number, &id.to_owned());
     Ok(number)
 }
 
 /// The number of a room, given now if there is none.
 pub fn room(write: &mut Write, id: &RoomId) -> Result<RoomNo, StoreError> {
-    let key = id.as_str().to_owned();
-    if let Some(number) = write.get(ROOM_NUMBERS, &key)? {
-        return Ok(number);
-    }
-    let number = RoomNo(write.number());
-    write.put(ROOM_NUMBERS, &key, &number);
-    Ok(number)
+    Ok(write.number_of(ROOM_NUMBERS, &id.as_str().to_owned(), RoomNo)?.0)
 }
 
 /// The number of an event, given now if there is none.
 pub fn event(write: &mut Write, id: &EventId) -> Result<EventNo, StoreError> {
-    let key = id.as_str().to_owned();
-    if let Some(number) = write.get(EVENT_NUMBERS, &key)? {
-        return Ok(number);
-    }
-    let number = EventNo(write.number());
-    write.put(EVENT_NUMBERS, &key, &number);
-    Ok(number)
+    Ok(write.number_of(EVENT_NUMBERS, &id.as_str().to_owned(), EventNo)?.0)
 }
 
 /// The number of an event type and state key, given now if there is none.
 pub fn state_key(write: &mut Write, kind: &str, state_key: &str) -> Result<StateKeyNo, StoreError> {
     let key = (kind.to_owned(), state_key.to_owned());
-    if let Some(number) = write.get(STATE_KEY_NUMBERS, &key)? {
-        return Ok(number);
+    let make = |number| StateKeyNo((number << 1) | u64::from(kind == "m.room.member"));
+    let (number, new) = write.number_of(STATE_KEY_NUMBERS, &key, make)?;
+    if new {
+        write.put(STATE_KEYS, &number, &key);
     }
-    let number = StateKeyNo((write.number() << 1) | u64::from(kind == "m.room.member"));
-    write.put(STATE_KEY_NUMBERS, &key, &number);
-    write.put(STATE_KEYS, &number, &key);
     Ok(number)
 }
 

@@ -68,6 +68,27 @@ fn a_write_sees_what_is_queued_and_readers_do_not() {
 }
 
 #[test]
+fn who_comes_upon_a_name_at_the_same_time_gets_the_same_number() {
+    let numbers: Table<String, u64> = Table::new("numbers");
+    let (folder, name) = (tempdir().unwrap(), "@ann:example.org".to_owned());
+    for store in [Store::in_memory(), open(folder.path())] {
+        let [mut given_up, mut first, mut second] = [(); 3].map(|()| store.write());
+        let (number, new) = given_up.number_of(numbers, &name, |number| number).unwrap();
+        assert!(new);
+        assert_eq!(first.number_of(numbers, &name, |number| number).unwrap(), (number, true));
+        drop(given_up);
+        let ticket = first.commit().unwrap();
+        assert_eq!(second.number_of(numbers, &name, |number| number).unwrap(), (number, false));
+        ticket.wait().unwrap();
+        assert_eq!(store.get(numbers, &name).unwrap(), Some(number));
+        let mut other = store.write();
+        assert!(other.number_of(numbers, &"@bob:example.org".to_owned(), |number| number).unwrap().0 > number);
+        drop((second, other));
+        assert!(store.core().claims.lock().is_empty());
+    }
+}
+
+#[test]
 fn positions_are_given_in_the_order_of_the_commits() {
     let store = Store::in_memory();
     let mut write = store.write();
