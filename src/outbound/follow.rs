@@ -254,7 +254,7 @@ impl Outbound {
 
     async fn send_all(&self, server: &ServerName, destination: &Destination) {
         loop {
-            let next = destination.queue.lock().next();
+            let next = destination.queue.lock().take();
             let Some(batch) = next else {
                 let mut busy = destination.busy.lock();
                 if destination.queue.lock().is_empty() {

@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// Takes what goes out next.
-    pub fn next(&mut self) -> Option<Batch> {
+    pub fn take(&mut self) -> Option<Batch> {
         if self.is_empty() {
             return None;
         }
@@ -130,7 +130,7 @@ mod tests {
         for n in 1..=120 {
             queue.push(Position(n), pdu(1, n));
         }
-        let sizes: Vec<_> = std::iter::from_fn(|| queue.next()).map(|batch| batch.pdus.len()).collect();
+        let sizes: Vec<_> = std::iter::from_fn(|| queue.take()).map(|batch| batch.pdus.len()).collect();
         assert_eq!(sizes, [50, 50, 20]);
     }
 
@@ -140,7 +140,7 @@ mod tests {
         for n in 1..=201 {
             queue.push(Position(n), pdu(n % 3, n));
         }
-        let batch = queue.next().unwrap();
+        let batch = queue.take().unwrap();
         assert_eq!(batch.pdus, [EventNo(199), EventNo(200), EventNo(201)]);
         assert_eq!(batch.up_to, Some(Position(201)));
     }
@@ -152,8 +152,8 @@ mod tests {
             queue.push(Position(n), pdu(1, n));
         }
         queue.push(Position(61), Item::Edu("{}".to_owned()));
-        assert_eq!(queue.next().unwrap().up_to, Some(Position(50)));
-        assert_eq!(queue.next().unwrap().up_to, Some(Position(60)));
+        assert_eq!(queue.take().unwrap().up_to, Some(Position(50)));
+        assert_eq!(queue.take().unwrap().up_to, Some(Position(60)));
     }
 
     #[test]

@@ -234,14 +234,16 @@ impl Discovery {
 mod tests {
     use super::*;
 
-    fn route(name: &str) -> Option<(String, String, Vec<(String, u16)>)> {
-        let name = OwnedServerName::try_from(name).unwrap();
-        direct(&name).map(|route| (route.host, route.name, route.targets))
+    fn route(name: &str) -> Option<Route> {
+        direct(&OwnedServerName::try_from(name).unwrap())
     }
 
     #[test]
     fn addresses_and_ports_need_no_records() {
-        let to = |host: &str, name: &str, port| Some((host.to_owned(), name.to_owned(), vec![(name.to_owned(), port)]));
+        let to = |host: &str, name: &str, port| {
+            let targets = vec![(name.to_owned(), port)];
+            Some(Route { host: host.to_owned(), name: name.to_owned(), targets })
+        };
         assert_eq!(route("1.2.3.4"), to("1.2.3.4", "1.2.3.4", 8448));
         assert_eq!(route("[::1]:80"), to("[::1]:80", "::1", 80));
         assert_eq!(route("example.org:443"), to("example.org:443", "example.org", 443));

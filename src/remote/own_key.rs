@@ -53,8 +53,8 @@ pub fn load_or_create(folder: &Path, seed: [u8; 32]) -> Result<KeyPair, KeyError
 }
 
 fn parse(text: &str) -> Result<KeyPair, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let line = lines.last().ok_or("the file is empty; put the copy from your backup here")?;
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let line = lines.next_back().ok_or("the file is empty; put the copy from your backup here")?;
     let &[algorithm, version, seed] = &line.split_whitespace().collect::<Vec<_>>()[..] else {
         return Err("a line must read `ed25519 <version> <seed>`".to_owned());
     };

@@ -94,7 +94,7 @@ async fn enter(
     let work = move || {
         let mut deciding = rooms.decide(&room);
         record(&mut deciding, &state, &events)?;
-        Ok::<_, Error>(deciding.commit()?)
+        deciding.commit()
     };
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)??.published().await?;
     Ok(true)

@@ -206,7 +206,7 @@ pub async fn outgoing(
         let mut deciding = rooms.decide(&room);
         deciding.authorize(&signed)?;
         deciding.accept(&Arc::new(signed), &before, Standing::Accepted)?;
-        Ok::<_, Error>(deciding.commit()?)
+        deciding.commit()
     };
     tokio::task::spawn_blocking(enter).await.map_err(Error::internal)??.published().await?;
     Ok(())

@@ -135,7 +135,7 @@ impl Reader {
             timeline["types"] = json!(["m.room.m*"]);
         }
         let filter = json!({ "room": { "timeline": timeline, "state": { "lazy_load_members": lazy } } });
-        let form = if who % 2 == 0 { StateForm::Before } else { StateForm::After };
+        let form = if who.is_multiple_of(2) { StateForm::Before } else { StateForm::After };
         let person = house.on_device(PEOPLE[who], &format!("D{device}")).filtered(filter.clone());
         person.set(|asks| asks.form = form);
         Self { person, filter: Filter::parse(&filter.to_string()).unwrap(), lazy, form, rooms: BTreeMap::new() }
@@ -361,7 +361,9 @@ fn nothing_is_lost_between_writers_and_readers_who_run_at_the_same_time() {
             for readers in world.readers.chunks_mut(4) {
                 scope.spawn(move || {
                     for _ in 0..40 {
-                        readers.iter_mut().for_each(|reader| drop(reader.sync()));
+                        for reader in readers.iter_mut() {
+                            reader.sync();
+                        }
                     }
                 });
             }

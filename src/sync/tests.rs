@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     rooms::{
-        Room,
         history::{self, Direction},
         token::{Cursor, SyncToken},
     },

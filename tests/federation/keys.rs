@@ -83,7 +83,11 @@ async fn keys_are_asked_of_the_server_that_has_them() {
     let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
     let wanted = json!({ "device_keys": { bob.id.as_str(): [] } });
     let answer = ann.post("/_matrix/client/v3/keys/query", wanted.clone()).await.ok();
-    assert_eq!((&answer["device_keys"], &answer["failures"]), (&json!({ bob.id.as_str(): {} }), &json!({})), "{answer}");
+    assert_eq!(
+        (&answer["device_keys"], &answer["failures"]),
+        (&json!({ bob.id.as_str(): {} }), &json!({})),
+        "{answer}"
+    );
     network.away(&b);
     let answer = ann.post("/_matrix/client/v3/keys/query", wanted).await.ok();
     assert!(answer["failures"]["b.example"].is_object(), "{answer}");
