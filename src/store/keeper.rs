@@ -4,7 +4,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -152,6 +152,10 @@ impl Keeper {
 
     /// The last checkpoint, when nothing is applied any more.
     pub fn finish(&self) {
+        // Also those numbers are gone that were given to a Write that was never committed.
+        let mut applied = self.core.applied.lock();
+        applied.numbers = applied.numbers.max(self.core.numbers.load(Ordering::Relaxed) - 1);
+        drop(applied);
         let closed = self.checkpoint().and_then(|()| match self.core.sound() {
             true => {
                 home::mark_closed(&self.options.folder).map_err(|error| self.options.fail("cannot write to", error))

@@ -67,21 +67,19 @@ impl Manifest {
         }
     }
 
-    /// The manifest in `folder`; nothing if there is none or it cannot be read.
+    /// The manifest in `folder`; nothing if there is none or it is damaged. One of a format that this
+    /// program does not know is an error.
     pub fn read(folder: &Path) -> io::Result<Option<Self>> {
         let text = match fs::read(folder.join(NAME)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        Ok(Self::decode(&text))
-    }
-
-    fn decode(text: &[u8]) -> Option<Self> {
-        let mut lines = text.splitn(3, |byte| *byte == b'\n');
-        let (line, sum) = (lines.next()?, lines.next()?);
-        let right = std::str::from_utf8(sum).is_ok_and(|sum| sum == checksum(line));
-        let manifest: Self = serde_json::from_slice(line).ok().filter(|_| right)?;
-        (manifest.format == FORMAT).then_some(manifest)
+        let Some(line) = whole(&text) else { return Ok(None) };
+        match serde_json::from_slice::<Format>(line) {
+            Ok(Format { format: FORMAT }) => Ok(serde_json::from_slice(line).ok()),
+            Ok(_) => Err(io::Error::other("it was written by a newer version of this program; start that one")),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Replaces the manifest in `folder`. It is durable when this returns.
@@ -114,6 +112,18 @@ impl Manifest {
         self.numbers = reached.numbers;
         self.digests = reached.digests.clone();
     }
+}
+
+#[derive(Deserialize)]
+struct Format {
+    format: u64,
+}
+
+/// The first line, if the second is its checksum.
+fn whole(text: &[u8]) -> Option<&[u8]> {
+    let mut lines = text.splitn(3, |byte| *byte == b'\n');
+    let (line, sum) = (lines.next()?, lines.next()?);
+    (sum == checksum(line).as_bytes()).then_some(line)
 }
 
 /// The folder of the engine's files of one generation.
@@ -150,6 +160,13 @@ mod tests {
         assert_eq!(Manifest::read(folder.path()).unwrap(), None);
         manifest.write(folder.path()).unwrap();
         assert_eq!(Manifest::read(folder.path()).unwrap(), Some(manifest));
+    }
+
+    #[test]
+    fn a_manifest_of_a_later_format_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        Manifest { format: FORMAT + 1, ..Manifest::new(1, 1) }.write(folder.path()).unwrap();
+        assert!(Manifest::read(folder.path()).unwrap_err().to_string().contains("newer version"));
     }
 
     #[test]

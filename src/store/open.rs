@@ -69,7 +69,15 @@ impl Inner {
         tidy(&options, &manifest).map_err(|error| options.fail("cannot tidy", error))?;
         home::mark_running(folder).map_err(|error| options.fail("cannot write to", error))?;
 
+        let journal_gone =
+            journal_gone(&options, left, &manifest).map_err(|error| options.fail("cannot read", error))?;
         let (engine, mut reached) = up_to_date(&options, &mut manifest, &mut notices)?;
+        if journal_gone {
+            notices.push("The journal is missing. What was saved since the last checkpoint is lost.".into());
+            manifest.epoch = rand::random();
+            reached.position += rebuild::JUMP;
+            reached.numbers += rebuild::JUMP;
+        }
         if left != Left::Clean {
             reached.numbers += NUMBERS_AHEAD;
         }
@@ -136,6 +144,11 @@ fn trusted(options: &Options, left: Left, notices: &mut Vec<String>) -> Result<M
         return rebuild::rebuild(options, Some(&manifest), &why, notices);
     }
     Ok(manifest)
+}
+
+/// Whether somebody removed the journal of a store that was not closed.
+fn journal_gone(options: &Options, left: Left, manifest: &Manifest) -> std::io::Result<bool> {
+    Ok(left != Left::Clean && manifest.checkpoint > 0 && segments::list(&options.journal())?.is_empty())
 }
 
 /// Removes copies that were never finished, and generations that a finished copy has replaced.

@@ -89,6 +89,19 @@ fn who_comes_upon_a_name_at_the_same_time_gets_the_same_number() {
 }
 
 #[test]
+fn no_number_is_given_twice_even_if_nothing_came_of_it() {
+    let (folder, crashed) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = open(folder.path());
+    say(&store, "a", "1");
+    let number = store.write().number();
+    copy(folder.path(), crashed.path());
+    drop(store);
+    for folder in [folder, crashed] {
+        assert!(open(folder.path()).write().number() > number);
+    }
+}
+
+#[test]
 fn positions_are_given_in_the_order_of_the_commits() {
     let store = Store::in_memory();
     let mut write = store.write();

@@ -303,6 +303,21 @@ fn damage_in_the_journal_is_reported_and_never_cut() {
 }
 
 #[test]
+fn a_missing_journal_is_noticed() {
+    let (folder, crashed) = (tempdir().unwrap(), tempdir().unwrap());
+    let store = open(folder.path());
+    say(&store, "a", "1");
+    store.checkpoint().unwrap();
+    say(&store, "b", "2");
+    copy(folder.path(), crashed.path());
+    fs::remove_dir_all(crashed.path().join("journal")).unwrap();
+    let after = open(crashed.path());
+    assert!(after.notices()[0].contains("journal is missing"), "{:?}", after.notices());
+    assert!(after.epoch() != store.epoch() && after.position() > store.position());
+    assert_eq!(words(&after)[0], "a=1");
+}
+
+#[test]
 fn damage_before_the_checkpoint_does_no_harm() {
     let folder = tempdir().unwrap();
     let mut model = filled(folder.path(), 10);
