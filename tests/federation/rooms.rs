@@ -141,7 +141,7 @@ async fn a_stranger_to_the_room_gets_nothing_of_it() {
         ruma::EventId::parse("$x").expect("an ID"),
         event,
     );
-    let refused = b.ctx.remote.ask(&a.ctx.config.server_name, state).await.err().expect("a refusal");
+    let refused = b.ctx.remote.ask(&a.ctx.config.server_name, state).await.expect_err("a refusal");
     assert!(refused.to_string().contains("M_FORBIDDEN"), "{refused}");
 }
 
