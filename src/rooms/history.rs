@@ -136,6 +136,8 @@ pub fn cursor(rooms: &Rooms, room: RoomNo, token: &str) -> Result<Cursor> {
     if let Some(cursor) = Cursor::parse(token) {
         return Ok(cursor);
     }
+    // A `pos` of sliding sync is a token with a number behind.
+    let token = token.split_once('~').map_or(token, |(token, _)| token);
     let Some(token) = SyncToken::parse(token) else {
         return Err(Error::invalid_param("this token was not given by this server"));
     };

@@ -46,6 +46,12 @@ impl SyncToken {
         parts.next().is_none().then_some(token)
     }
 
+    /// Whether this token was given by this store: positions of another epoch mean nothing here, and neither
+    /// do those that this one has not reached.
+    pub fn is_of(&self, store: &Store) -> bool {
+        self.epoch == store.epoch() && self.position <= store.position()
+    }
+
     /// The live counter that this token has reached in the present boot.
     pub fn live_now(&self, store: &Store) -> u64 {
         if self.boot == store.boot() { self.live } else { 0 }

@@ -16,27 +16,40 @@ use crate::{
     store::{Position, Store},
 };
 
-/// Writes `to_device` and `device_lists`, if there is anything to tell, each with a comma before it.
+/// Writes `to_device` after `inbox`, and `device_lists` after `lists`, if there is anything to tell, each with
+/// a comma before it.
 /// `now` learns how far the inbox was read.
-pub fn news(store: &Store, reader: &Reader, since: Option<SyncToken>, now: &mut SyncToken) -> Result<String> {
+pub fn news(
+    store: &Store,
+    reader: &Reader,
+    inbox: Option<Position>,
+    lists: Option<Position>,
+    now: &mut SyncToken,
+) -> Result<String> {
     let mut out = String::new();
     let device = reader.device.as_str();
-    let from = since.map_or(Position(0), |since| since.inbox);
-    let batch = inbox::read(store, reader.number, device, from, now.position, inbox::LIMIT)?;
+    let batch = inbox::read(store, reader.number, device, inbox.unwrap_or_default(), now.position, inbox::LIMIT)?;
     now.inbox = batch.through;
     if !batch.events.is_empty() {
         let _ = write!(out, ",\"to_device\":{{\"events\":[{}]}}", batch.events.join(","));
     }
     // A first answer has no lists: such a client asks for everybody's keys.
-    if let Some(since) = since {
-        let changes = device_lists::between(store, reader.number, since.position, now.position)?;
-        if changes != Default::default() {
-            let list = |users: &[ruma::OwnedUserId]| serde_json::to_string(users).map_err(Error::internal);
-            let (changed, left) = (list(&changes.changed)?, list(&changes.left)?);
-            let _ = write!(out, ",\"device_lists\":{{\"changed\":{changed},\"left\":{left}}}");
-        }
+    let lists = lists.map(|since| self::lists(store, reader, since, now.position)).transpose()?;
+    if let Some(lists) = lists.flatten() {
+        let _ = write!(out, ",\"device_lists\":{lists}");
     }
     Ok(out)
+}
+
+/// Whose keys to ask for again, as a JSON object; nothing if nobody's.
+pub fn lists(store: &Store, reader: &Reader, since: Position, upto: Position) -> Result<Option<String>> {
+    let changes = device_lists::between(store, reader.number, since, upto)?;
+    if changes == Default::default() {
+        return Ok(None);
+    }
+    let list = |users: &[ruma::OwnedUserId]| serde_json::to_string(users).map_err(Error::internal);
+    let (changed, left) = (list(&changes.changed)?, list(&changes.left)?);
+    Ok(Some(format!("{{\"changed\":{changed},\"left\":{left}}}")))
 }
 
 /// Writes how many keys the device has left, with a comma before it. In every answer: a client that is told

@@ -70,9 +70,19 @@ pub fn receipts(look: &Look<'_>, room: RoomNo, since: Position) -> Result<Receip
 }
 
 impl Receipts {
-    /// Writes the receipts as events, without brackets. Mostly it is one event; but where somebody has read
-    /// the same event in several threads, an object has place for one of them only.
-    pub fn write(&self, look: &Look<'_>, out: &mut String) -> Result<bool> {
+    /// Leaves out all but the newest, and those of one user.
+    pub fn keep_newest(&mut self, most: usize, own: UserNo) {
+        let first = self.rows.len().saturating_sub(most);
+        let mut at = 0;
+        self.rows.retain(|row| {
+            at += 1;
+            at > first || row.user == own
+        });
+    }
+
+    /// The receipts as events. Mostly it is one; but where somebody has read the same event in several
+    /// threads, an object has place for one of them only.
+    pub fn events(&self, look: &Look<'_>) -> Result<Vec<String>> {
         type Of<'a> = BTreeMap<&'a str, BTreeMap<&'a str, BTreeMap<OwnedUserId, &'a ReceiptRow>>>;
         let mut users = HashMap::<UserNo, Option<OwnedUserId>>::new();
         let mut events: Vec<Of<'_>> = Vec::new();
@@ -98,17 +108,12 @@ impl Receipts {
             };
             events[place].entry(row.event.as_str()).or_default().entry(&row.kind).or_default().insert(user, row);
         }
-        let mut first = true;
-        for of in &events {
-            comma(out, &mut first);
-            write_receipts(out, of);
-        }
-        Ok(!events.is_empty())
+        Ok(events.iter().map(write_receipts).collect())
     }
 }
 
-fn write_receipts(out: &mut String, of: &BTreeMap<&str, BTreeMap<&str, BTreeMap<OwnedUserId, &ReceiptRow>>>) {
-    out.push_str("{\"type\":\"m.receipt\",\"content\":{");
+fn write_receipts(of: &BTreeMap<&str, BTreeMap<&str, BTreeMap<OwnedUserId, &ReceiptRow>>>) -> String {
+    let out = &mut String::from("{\"type\":\"m.receipt\",\"content\":{");
     let mut first = true;
     for (event, kinds) in of {
         comma(out, &mut first);
@@ -135,6 +140,7 @@ fn write_receipts(out: &mut String, of: &BTreeMap<&str, BTreeMap<&str, BTreeMap<
         out.push('}');
     }
     out.push_str("}}");
+    std::mem::take(out)
 }
 
 /// How many events notify, and how many of them highlight.

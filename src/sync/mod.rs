@@ -2,7 +2,8 @@
 //!
 //! An answer is made in one look: fix the published position, see which rooms and rows of the user are
 //! newer than what the reader has, and write those as JSON text. When there is nothing, [`wait`] sleeps
-//! until something concerns the user. [`v3`] writes answers in the shape of `/sync`.
+//! until something concerns the user. [`v3`] writes answers in the shape of `/sync`, [`sliding`] in that of
+//! simplified sliding sync.
 //!
 //! History (timelines, changes of state) is told exactly once, up to the fixed position. What is a newest
 //! value only (receipts, counts, account data) may be newer than that position; then it is told again.
@@ -17,6 +18,7 @@ pub mod filter;
 mod lazy;
 mod places;
 mod room;
+pub mod sliding;
 mod state;
 mod stripped;
 mod summary;
@@ -35,7 +37,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::{Error, Result},
     rooms::{Rooms, token::SyncToken, view::Viewer},
-    store::{Position, Store, schema::UserNo},
+    store::{
+        Position, Store,
+        schema::{UserNo, devices::DEVICES},
+    },
 };
 
 /// The longest time that a request waits for news.
@@ -51,6 +56,7 @@ pub struct Sync {
     stop: CancellationToken,
     sent: lazy::Sent,
     heavy: Semaphore,
+    sliding: sliding::Memory,
 }
 
 /// Who asks.
@@ -77,7 +83,13 @@ enum Found {
 impl Sync {
     /// Syncs over the room core, until `stop`.
     pub fn new(rooms: Arc<Rooms>, stop: CancellationToken) -> Self {
-        Self { rooms, stop, sent: lazy::Sent::default(), heavy: Semaphore::new(HEAVY) }
+        Self {
+            rooms,
+            stop,
+            sent: lazy::Sent::default(),
+            heavy: Semaphore::new(HEAVY),
+            sliding: sliding::Memory::default(),
+        }
     }
 }
 
@@ -110,17 +122,29 @@ async fn wait(
             Found::Behind(position) => published(store, position).await?,
             Found::Nothing(text, _) if timeout.is_zero() => return Ok(text),
             Found::Nothing(text, now) => {
+                let place = (reader.number, reader.device.to_string());
+                let logged_in = store.contains(DEVICES, &place)?;
                 tokio::select! {
                     biased;
                     () = sync.stop.cancelled() => return Ok(text),
                     () = sleep_until(deadline) => return Ok(text),
                     () = news => {}
                 }
+                if logged_in && !store.contains(DEVICES, &place)? {
+                    return Err(Error::unknown_token(false));
+                }
                 since = Some(now);
                 heavy = false;
             }
         }
     }
+}
+
+/// Whether there may be anything to tell to who has been told up to `since`.
+fn is_news(store: &Store, reader: &Reader, since: Option<SyncToken>) -> bool {
+    let Some(since) = since else { return true };
+    let live = since.boot != store.boot() || since.live != store.live().counter();
+    live || store.wakers().newest(reader.number) > since.position || since.inbox < since.position
 }
 
 /// Waits until a position is published.

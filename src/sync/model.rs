@@ -32,8 +32,8 @@ use crate::{
     },
 };
 
-const PEOPLE: [&str; 4] = ["ann", "bob", "carol", "dan"];
-const ROOMS: usize = 3;
+pub const PEOPLE: [&str; 4] = ["ann", "bob", "carol", "dan"];
+pub const ROOMS: usize = 3;
 
 /// Something that happens.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ enum Step {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Deed {
+pub enum Deed {
     Say,
     Name,
     Note,
@@ -59,14 +59,14 @@ enum Deed {
     Hide,
 }
 
-const DEEDS: [Deed; 14] = {
+pub const DEEDS: [Deed; 14] = {
     use Deed::{Ban, Hide, Invite, Join, Leave, Name, Note, Say, Unban};
     [Say, Say, Say, Say, Say, Name, Note, Join, Join, Leave, Invite, Ban, Unban, Hide]
 };
 
 impl Deed {
     /// Does it, if the rules of the room let it happen.
-    fn act(self, doer: &Person, room: &Room, other: &Person) {
+    pub fn act(self, doer: &Person, room: &Room, other: &Person) {
         let (user, whom) = (doer.id(), other.id());
         let content = |value: Value| canonical::to_object(&value).unwrap();
         let hidden = ["shared", "joined", "invited", "world_readable"][usize::from(whom.as_str().len() % 4 == 0)];
@@ -129,7 +129,7 @@ fn text(value: &Value) -> String {
 
 impl Reader {
     fn new(house: &House, who: usize, device: usize) -> Self {
-        let lazy = device % 2 == 1;
+        let lazy = device == 1;
         let mut timeline = json!({ "limit": 1 + (who + device) % 4 });
         if who % 3 == 2 {
             timeline["types"] = json!(["m.room.m*"]);
@@ -177,7 +177,7 @@ impl Reader {
         let limited = part["timeline"]["limited"] == true;
         if limited {
             let from = Cursor::parse(part["timeline"]["prev_batch"].as_str().unwrap()).unwrap();
-            fill(&rooms, &self.person, &self.filter, id, from, seen);
+            fill(&rooms, &self.person, &self.filter, id, from, &mut seen.known);
         }
         let put = |seen: &mut Seen, event: &Value| {
             if let Some(key) = event["state_key"].as_str() {
@@ -228,12 +228,7 @@ impl Reader {
                 assert!(seen.known.contains(id) || seen.told.contains(id), "{who} never heard of {:?}", known.event);
             }
         }
-        let mut state = BTreeMap::new();
-        for (_, number) in rooms.current(room.number).unwrap().iter() {
-            let event = Arc::clone(&rooms.known(number).unwrap().event);
-            let (kind, key) = event.key().unwrap();
-            state.insert((kind.to_owned(), key.to_owned()), event.event_id.to_string());
-        }
+        let mut state = current(rooms, room);
         if self.lazy {
             let member = |user: &String| ("m.room.member".to_owned(), user.clone());
             assert!(seen.senders.iter().all(|sender| seen.state.contains_key(&member(sender))), "{who} lacks a sender");
@@ -243,12 +238,30 @@ impl Reader {
     }
 }
 
-fn wants(filter: &Filter, rooms: &Rooms, viewer: &Viewer<'_>, known: &Known) -> bool {
+/// The current state of a room: event IDs by type and state key.
+pub fn current(rooms: &Rooms, room: &Room) -> BTreeMap<(String, String), String> {
+    let mut state = BTreeMap::new();
+    for (_, number) in rooms.current(room.number).unwrap().iter() {
+        let event = Arc::clone(&rooms.known(number).unwrap().event);
+        let (kind, key) = event.key().unwrap();
+        state.insert((kind.to_owned(), key.to_owned()), event.event_id.to_string());
+    }
+    state
+}
+
+pub fn wants(filter: &Filter, rooms: &Rooms, viewer: &Viewer<'_>, known: &Known) -> bool {
     filter.room.timeline.wants(rooms, known).unwrap() && viewer.may_see(known).unwrap()
 }
 
 /// Reads pages back from a gap until something known comes.
-fn fill(rooms: &Rooms, person: &Person, filter: &Filter, id: &str, from: Cursor, seen: &mut Seen) {
+pub fn fill(
+    rooms: &Rooms,
+    person: &Person,
+    filter: &Filter,
+    id: &str,
+    from: Cursor,
+    known_events: &mut BTreeSet<String>,
+) {
     let room = rooms.find(<&RoomId>::try_from(id).unwrap()).unwrap();
     let viewer = Viewer::new(rooms, &person.id(), None).unwrap();
     let mut next = Some(from);
@@ -256,7 +269,7 @@ fn fill(rooms: &Rooms, person: &Person, filter: &Filter, id: &str, from: Cursor,
         let wants = |known: &Known| Ok(wants(filter, rooms, &viewer, known));
         let page = history::page(rooms, room.number, Direction::Backward, from, None, 3, wants).unwrap();
         for known in &page.events {
-            if !seen.known.insert(known.event.event_id.to_string()) {
+            if !known_events.insert(known.event.event_id.to_string()) {
                 return;
             }
         }

@@ -232,10 +232,9 @@ fn ephemeral(ask: &Ask<'_>, place: &Place, fresh: bool) -> Result<(bool, String)
         }
     }
     if filter.wants_type("m.receipt") {
-        let mut events = String::new();
-        if receipts.write(look, &mut events)? {
+        for event in receipts.events(look)? {
             comma(&mut out, &mut first);
-            out.push_str(&events);
+            out.push_str(&event);
         }
     }
     Ok((receipts.own, out))

@@ -110,6 +110,11 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// What stands now where the reader knows something else.
+    pub fn ends(&self) -> impl Iterator<Item = (StateKeyNo, Option<EventNo>)> + '_ {
+        self.turns.iter().filter(|(_, turn)| turn.old != turn.end).map(|(key, turn)| (*key, turn.end))
+    }
+
     /// Whether any of these keys has changed.
     pub fn any(&self, mut is: impl FnMut(StateKeyNo) -> bool) -> bool {
         self.turns.keys().any(|key| is(*key))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Reader, Sync,
     filter::Filter,
+    sliding,
     v3::{self, Request, StateForm},
 };
 use crate::{
@@ -130,6 +131,14 @@ impl Person {
 
     fn decide<T>(&self, room: &Room, act: impl FnOnce(&mut Deciding<'_>) -> Result<T>) -> T {
         self.tries(room, act).unwrap()
+    }
+
+    /// Asks sliding sync, in its unstable shape.
+    pub async fn try_slide(&self, pos: Option<&str>, body: &Value) -> Result<Value> {
+        let timeout = u64::try_from(self.asks.borrow().timeout.as_millis()).unwrap();
+        let request = sliding::Request::unstable(body.to_string().as_bytes(), pos.map(str::to_owned), timeout)?;
+        let text = sliding::answer(Arc::clone(&self.sync), self.reader.clone(), request).await?;
+        Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
     }
 
     /// Does something in a room, if that is allowed, and waits until it is published.

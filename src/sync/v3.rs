@@ -9,6 +9,7 @@ use ruma::events::room::member::MembershipState;
 use super::{
     Found, Look, Reader, Sync, account, devices,
     filter::{Filter, Format},
+    is_news,
     places::{self, Place, Places},
     room::{self, Ask},
     stripped, wait,
@@ -18,7 +19,7 @@ use crate::{
     protocol::canonical::write_string,
     rooms::{cache::Known, token::SyncToken},
     store::{
-        Position, Store,
+        Position,
         schema::{RoomNo, users::GLOBAL},
     },
 };
@@ -80,30 +81,26 @@ pub fn since(text: &str) -> Result<Option<SyncToken>> {
 /// Answers a `/sync`, at once or when there are news or the time is over.
 pub async fn answer(sync: Arc<Sync>, reader: Reader, request: Request) -> Result<String> {
     let store = &sync.rooms.store;
-    // Tokens of another epoch mean nothing here, and neither do those that this one has not reached.
-    let known = request.since.filter(|since| since.epoch == store.epoch() && since.position <= store.position());
+    let known = request.since.filter(|since| since.is_of(store));
     let timeout = if request.full_state || known.is_none() { Duration::ZERO } else { request.timeout };
     let away = known.is_none_or(|since| store.position().0 - since.position.0 > LONG_AWAY);
     let heavy = request.full_state || (away && is_news(store, &reader, known));
+    // A change of these is news as well, but no row says when it happened.
+    let supply: Arc<str> = devices::supply(store, &reader)?.into();
     let (held, who, request) = (Arc::clone(&sync), reader.clone(), Arc::new(request));
-    wait(&sync, &reader, known, timeout, heavy, move |since| look(&held, &who, &request, since)).await
+    wait(&sync, &reader, known, timeout, heavy, move |since| look(&held, &who, &request, since, &supply)).await
 }
 
-/// Whether there may be anything to tell.
-fn is_news(store: &Store, reader: &Reader, since: Option<SyncToken>) -> bool {
-    let Some(since) = since else { return true };
-    let live = since.boot != store.boot() || since.live != store.live().counter();
-    live || store.wakers().newest(reader.number) > since.position || since.inbox < since.position
-}
-
-fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken>) -> Result<Found> {
+fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken>, told: &str) -> Result<Found> {
     let store = &sync.rooms.store;
     let mut now = SyncToken::now(store);
-    let supply = devices::supply(store, reader)?;
     if !request.full_state && !is_news(store, reader, since) {
-        return Ok(Found::Nothing(write_nothing(now, &supply), now));
+        return Ok(Found::Nothing(write_nothing(now, told), now));
     }
-    let news = devices::news(store, reader, since, &mut now)?;
+    let supply = devices::supply(store, reader)?;
+    // Whoever comes with a token of another store has keys that may be out of date: everybody's.
+    let lists = since.map(|since| since.position).or(request.since.map(|_| Position(0)));
+    let news = devices::news(store, reader, since.map(|since| since.inbox), lists, &mut now)?;
     let look = Look::new(sync, reader, now)?;
     let filter = &request.filter;
     let ask = Ask { look: &look, filter, since, full: request.full_state, form: request.form };
@@ -114,7 +111,7 @@ fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken
         Err(position) => return Ok(Found::Behind(position)),
     };
     let mut out = begin(now);
-    let mut told = since.is_none() || request.full_state || !news.is_empty();
+    let mut told = since.is_none() || request.full_state || !news.is_empty() || supply != told;
     out.push_str(&supply);
     out.push_str(&news);
     if rooms.iter().any(|(_, rooms)| !rooms.is_empty()) {

@@ -204,6 +204,8 @@ fn forget(users: &Users, removing: &Removing<'_>, write: &mut Write, user: UserN
     let Some(mut row) = write.get(DEVICES, &place)? else { return Ok(vec![]) };
     let closed = sessions::end(write, &mut row);
     write.delete(DEVICES, &place);
+    // A sync that waits on this device ends.
+    write.wake(user);
     write.delete(DEVICES_SEEN, &place);
     users.e2ee.forget_device(removing, write, user, id)?;
     Ok(closed)

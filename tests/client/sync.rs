@@ -35,3 +35,17 @@ async fn what_cannot_be_read_is_refused() {
         ann.get(&format!("{SYNC}?{query}")).await.is(&format!("400 {errcode}"));
     }
 }
+
+#[tokio::test]
+async fn a_sync_that_waits_ends_when_its_device_is_logged_out() {
+    let ann = server().await.with_user("ann").await;
+    let phone = ann.log_in().await;
+    let since = phone.get(SYNC).await.ok();
+    let path = format!("{SYNC}?timeout=30000&since={}", since["next_batch"].as_str().unwrap());
+    let logs_out = async {
+        tokio::task::yield_now().await;
+        phone.post("/_matrix/client/v3/logout", json!({})).await.ok();
+    };
+    let (answer, ()) = tokio::join!(phone.get(&path), logs_out);
+    answer.is("401 M_UNKNOWN_TOKEN");
+}

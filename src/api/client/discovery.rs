@@ -18,6 +18,7 @@ pub async fn versions(_: Ctx, (): (), _: Raw) -> Result<Reply> {
     Reply::value(&json!({ "versions": versions, "unstable_features": {
         "org.matrix.e2e_cross_signing": true,
         "org.matrix.msc3882": true,
+        "org.matrix.simplified_msc3575": true,
         "uk.tcpip.msc4133": true,
         "uk.tcpip.msc4133.stable": true,
     } }))

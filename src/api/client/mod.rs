@@ -64,6 +64,8 @@ pub fn routes(to: &mut Routes) {
 
     // Syncing
     to.raw(Method::GET, "/_matrix/client/v3/sync", sync::v3).also("/_matrix/client/r0/sync").guests();
+    to.raw(Method::POST, "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", sync::sliding).waits().guests();
+    to.raw(Method::POST, "/_matrix/client/v4/sync", sync::v4).waits().guests();
 
     // Profiles
     const PROFILE: &str = "/_matrix/client/v3/profile/{user_id}";

@@ -1,11 +1,13 @@
-//! `/sync`.
+//! `/sync`, and sliding sync.
 //!
 //! The query is read here and not by ruma, which knows neither the older name of `use_state_after` nor some
 //! fields of filters.
 //!
-//! Spec: client-server-api#syncing
+//! Spec: client-server-api#syncing, MSC4186
 
 use std::{sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
 
 use crate::{
     app::Ctx,
@@ -15,6 +17,7 @@ use crate::{
     sync::{
         Reader,
         filter::Filter,
+        sliding,
         v3::{self, Request, StateForm},
     },
     users::filters,
@@ -23,25 +26,32 @@ use crate::{
 /// Tells what is new since a token, waiting for it if there is nothing.
 pub async fn v3(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
     let since = v3::since(&raw.parameter("since").unwrap_or_default())?;
-    let timeout = match raw.parameter("timeout") {
-        Some(timeout) => timeout.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds"))?,
-        None => 0,
-    };
+    let timeout = timeout(&raw)?;
     let form = match (flag(&raw, "use_state_after")?, flag(&raw, "org.matrix.msc4222.use_state_after")?) {
         (true, _) => StateForm::After,
         (false, true) => StateForm::UnstableAfter,
         (false, false) => StateForm::Before,
     };
-    if let Some(since) = since.filter(|since| since.epoch == ctx.store.epoch()) {
+    if let Some(since) = since.filter(|since| since.is_of(&ctx.store)) {
         // With this token the device got them.
-        let through = since.inbox.min(ctx.store.position());
-        inbox::acknowledge(&ctx.store, user.number, user.device.as_str(), through)?;
+        inbox::acknowledge(&ctx.store, user.number, user.device.as_str(), since.inbox.min(since.position))?;
     }
     let full_state = flag(&raw, "full_state")?;
     let filter = filter(&ctx, &user, raw.parameter("filter").unwrap_or_default())?;
     let request = Request { since, filter, full_state, form, timeout: Duration::from_millis(timeout) };
-    let reader = Reader { user: user.id, number: user.number, device: user.device };
-    Ok(Reply::json(v3::answer(Arc::clone(&ctx.sync), reader, request).await?))
+    Ok(Reply::json(v3::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
+}
+
+fn reader(user: User) -> Reader {
+    Reader { user: user.id, number: user.number, device: user.device }
+}
+
+/// How long to wait, in milliseconds.
+fn timeout(raw: &Raw) -> Result<u64> {
+    match raw.parameter("timeout") {
+        Some(timeout) => timeout.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds")),
+        None => Ok(0),
+    }
 }
 
 /// A filter in the query: its JSON, or the ID of one that was stored.
@@ -64,4 +74,20 @@ fn flag(raw: &Raw, name: &str) -> Result<bool> {
         Some("true") => Ok(true),
         Some(_) => Err(Error::invalid_param(format!("{name} is true or false"))),
     }
+}
+
+/// Sliding sync as deployed clients ask for it.
+pub async fn sliding(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
+    let timeout = timeout(&raw)?;
+    let pos = raw.parameter("pos").filter(|pos| !pos.is_empty());
+    let body: Box<RawValue> = raw.json().await?;
+    let request = sliding::Request::unstable(body.get().as_bytes(), pos, timeout)?;
+    Ok(Reply::json(sliding::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
+}
+
+/// Sliding sync in the shape that was accepted.  Spec: MSC4186
+pub async fn v4(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
+    let body: Box<RawValue> = raw.json().await?;
+    let request = sliding::Request::v4(body.get().as_bytes())?;
+    Ok(Reply::json(sliding::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
 }

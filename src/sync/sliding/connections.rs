@@ -1,0 +1,196 @@
+//! What clients were told on each of their connections, in memory.
+//!
+//! A connection remembers its newest answer and the one before: until a client comes with the `pos` of
+//! an answer, that answer may have been lost. What is remembered is cheap to lose: a client whose `pos` is
+//! unknown begins again.
+//!
+//! Spec: MSC4186 (Connections)
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use imbl::OrdMap;
+use parking_lot::Mutex;
+use ruma::{OwnedDeviceId, events::room::member::MembershipState};
+
+use super::request::Config;
+use crate::{
+    error::{Error, Result},
+    rooms::token::SyncToken,
+    store::{
+        Position,
+        schema::{RoomNo, UserNo},
+    },
+};
+
+/// How many connections are remembered for all clients together.
+const MOST_CONNECTIONS: usize = 1_000;
+/// How many connections one device may have.
+const MOST_OF_DEVICE: usize = 10;
+/// How many rooms are remembered for all connections together.
+const MOST_ROOMS: usize = 300_000;
+
+/// Which connection: user, device, name.
+pub type Name = (UserNo, OwnedDeviceId, String);
+
+/// What a client was told with one answer and all before it.
+#[derive(Debug, Clone, Default)]
+pub struct Told {
+    /// The moment of the answer; nothing before the first.
+    pub now: Option<SyncToken>,
+    /// The rooms.
+    pub rooms: OrdMap<RoomNo, Room>,
+    /// The rooms that matched the request.
+    pub matched: Arc<BTreeSet<RoomNo>>,
+    /// The request that was answered.
+    pub request: u64,
+    /// How many rooms there were in each list.
+    pub counts: Vec<(String, usize)>,
+}
+
+/// What a client was told of a room.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// Everything up to here was told.
+    pub at: Position,
+    /// What is besides the room (account data, receipts) was told up to here, unless the room still matches.
+    pub besides: Position,
+    /// The counter of what is ephemeral, likewise.
+    pub live: u64,
+    /// What was wanted then.
+    pub config: Arc<Config>,
+    /// Where the user stood.
+    pub membership: MembershipState,
+    /// Whether it was a direct chat.
+    pub direct: bool,
+}
+
+/// All connections.
+#[derive(Default)]
+pub struct Connections {
+    inner: Mutex<HashMap<Name, Connection>>,
+    numbers: AtomicU64,
+}
+
+#[derive(Default)]
+struct Connection {
+    /// When it was used, as a number that grows.
+    used: u64,
+    /// The answer that the client has.
+    has: (u64, Told),
+    /// The answer that it may have.
+    sent: Option<(u64, Told)>,
+}
+
+impl Connections {
+    /// What a client was told that comes with this `pos`, or begins.
+    ///
+    /// Errors: 400 `M_UNKNOWN_POS`.
+    pub fn find(&self, name: &Name, pos: Option<&str>) -> Result<Told> {
+        let mut inner = self.inner.lock();
+        let Some(pos) = pos else {
+            inner.remove(name);
+            return Ok(Told::default());
+        };
+        let number = pos.rsplit_once('~').and_then(|(_, number)| number.parse::<u64>().ok());
+        let connection = inner.get_mut(name).ok_or_else(unknown)?;
+        if connection.sent.as_ref().is_some_and(|(sent, _)| Some(*sent) == number)
+            && let Some(sent) = connection.sent.take()
+        {
+            connection.has = sent;
+        }
+        match Some(connection.has.0) == number {
+            true => Ok(connection.has.1.clone()),
+            false => Err(unknown()),
+        }
+    }
+
+    /// The `pos` of an answer that is about to be made.
+    pub fn next(&self, now: SyncToken) -> (u64, String) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        (number, format!("{now}~{number}"))
+    }
+
+    /// Remembers an answer.
+    pub fn keep(&self, name: &Name, number: u64, told: Told) {
+        let mut inner = self.inner.lock();
+        let connection = inner.entry(name.clone()).or_default();
+        connection.used = number;
+        connection.sent = Some((number, told));
+        let of_device = |other: &Name| (other.0, &other.1) == (name.0, &name.1);
+        while inner.keys().filter(|other| of_device(other)).count() > MOST_OF_DEVICE {
+            forget(&mut inner, name, of_device);
+        }
+        while inner.len() > MOST_CONNECTIONS || inner.values().map(Connection::rooms).sum::<usize>() > MOST_ROOMS {
+            if !forget(&mut inner, name, |_| true) {
+                break;
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn rooms(&self) -> usize {
+        self.sent.as_ref().map_or(self.has.1.rooms.len(), |(_, told)| told.rooms.len())
+    }
+}
+
+/// Forgets the connection that was not used for the longest time, except one.
+fn forget(all: &mut HashMap<Name, Connection>, except: &Name, of: impl Fn(&Name) -> bool) -> bool {
+    let others = all.iter().filter(|(name, _)| *name != except && of(name));
+    let Some(oldest) = others.min_by_key(|(_, connection)| connection.used).map(|(name, _)| name.clone()) else {
+        return false;
+    };
+    all.remove(&oldest).is_some()
+}
+
+fn unknown() -> Error {
+    Error::bad_request("M_UNKNOWN_POS", "this server does not remember this pos; begin again without one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(connection: &str) -> Name {
+        (UserNo(1), "DEVICE".into(), connection.to_owned())
+    }
+
+    fn told(request: u64) -> Told {
+        Told { request, ..Told::default() }
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_is_made_again_from_the_one_before() {
+        let connections = Connections::default();
+        connections.keep(&name("a"), 1, told(1));
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap().request, 1);
+        connections.keep(&name("a"), 2, told(2));
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap().request, 1);
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~2")).unwrap().request, 2);
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap_err().errcode, "M_UNKNOWN_POS");
+    }
+
+    #[test]
+    fn who_begins_again_has_nothing() {
+        let connections = Connections::default();
+        connections.keep(&name("a"), 1, told(1));
+        assert_eq!(connections.find(&name("a"), None).unwrap().request, 0);
+        assert!(connections.find(&name("a"), Some("s1.2.3.4~1")).is_err());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let connections = Connections::default();
+        for n in 0..50 {
+            connections.keep(&name(&n.to_string()), n, told(n));
+        }
+        assert_eq!(connections.inner.lock().len(), MOST_OF_DEVICE);
+        assert!(connections.find(&name("49"), Some("s~49")).is_ok());
+    }
+}
