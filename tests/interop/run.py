@@ -30,18 +30,18 @@ SCENES = {
     "js": (conversation, dict(ann="js", bob="js")),
     "nio-js-tls": (conversation, dict(ann="nio", bob="js", tls=True)),
     "js-nio-tls": (conversation, dict(ann="js", bob="nio", tls=True)),
+    "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
+    "js-nio-encrypted": (conversation, dict(ann="js", bob="nio", encrypted=True, tls=True)),
     "nio-absence": (absence, dict(ann="nio", bob="nio")),
     "js-absence": (absence, dict(ann="js", bob="js")),
     "keys": (keys, dict()),
     "set-up": (set_up, dict()),
+    "synapse": (federation, dict(ann="nio", bob="nio")),
+    "synapse-js": (federation, dict(ann="js", bob="js")),
 }
 
-# Scenes for what Ingle does not do yet: they pass against Synapse, and are played when named.
-NOT_YET = {
-    "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
-    "js-nio-encrypted": (conversation, dict(ann="js", bob="nio", encrypted=True)),
-    "synapse": (federation, dict(ann="nio", bob="nio")),
-}
+# Scenes for what Ingle does not do yet; they are played when they are named.
+NOT_YET = {}
 
 
 async def play(name, folder):

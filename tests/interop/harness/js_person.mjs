@@ -14,15 +14,17 @@ import * as crypto from "./js_crypto.mjs";
 for (const level of ["trace", "debug", "log", "info"]) console[level] = console.error;
 
 const settings = JSON.parse(process.argv[2]);
-const deliveries = [];
+// By the token that was asked with: a client that was closed before it kept an answer asks again.
+const deliveries = new Map();
 let client, session;
 
 async function listen(url, options) {
     const answer = await fetch(url, options);
     if (/\/sync\?/.test(String(url)) && answer.ok) {
         const { rooms = {} } = await answer.clone().json();
-        for (const room of Object.values(rooms.join ?? {}))
-            for (const event of room.timeline?.events ?? []) deliveries.push(event.event_id);
+        const events = Object.values(rooms.join ?? {}).flatMap((room) => room.timeline?.events ?? []);
+        const since = new URL(url).searchParams.get("since");
+        deliveries.set(since, events.map((event) => event.event_id));
     }
     return answer;
 }
@@ -180,7 +182,7 @@ const verbs = {
     },
 
     async deliveries() {
-        return deliveries;
+        return [...deliveries.values()].flat();
     },
 };
 
