@@ -5,6 +5,9 @@
 //! plain field with the name of its TOML key: `config.registration.open`. Nothing here looks at other
 //! files or at the network; [`validate`] says what will not work together.
 
+// The words about an option are printed for people as well, and there [tls] is a table.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -2,7 +2,7 @@
 //!
 //! [`Server::bind`] opens the addresses, which makes clients wait rather than fail while the rest of
 //! the program starts; [`Server::run`] answers until it is told to stop, and then finishes what is in
-//! flight. [`signals`] turns what the machine says into a stop or a reload.
+//! flight. [`signals()`] turns what the machine says into a stop or a reload.
 
 mod accept;
 mod certificate;

@@ -387,7 +387,9 @@ mod tests {
             prop_assert!(restored(&path).is_err());
             bytes[at] ^= 1 << bit;
             fs::write(&path, &bytes).unwrap();
-            prop_assert!(restored(&path).is_err());
+            // A bit of the compression's own frame may mean nothing; then everything is there.
+            let read = restored(&path);
+            prop_assert!(read.is_err() || read == Ok(changes));
         }
 
         #[test]

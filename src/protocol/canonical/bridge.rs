@@ -40,7 +40,7 @@ impl Serialize for Value {
     }
 }
 
-/// Numbers are held to [`Numbers::Strict`]: lax texts come in by [`parse`].
+/// Numbers are held to [`super::Numbers::Strict`]: lax texts come in by [`super::parse()`].
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor)

@@ -1,6 +1,6 @@
 //! Canonical JSON: the one way to write a value, so that every server hashes and signs the same bytes.
 //!
-//! [`parse`] reads JSON from outside into a [`Value`], within bounds (depth, number size); [`write`]
+//! [`parse()`] reads JSON from outside into a [`Value`], within bounds (depth, number size); [`write()`]
 //! gives the canonical text. [`to_value`] and [`from_value`] convert Rust types that have serde.
 //! If an object names a key twice, the last one counts, as it does in Python and in serde_json: what
 //! is hashed, signed and stored is written anew from the parsed value, so no two readers can differ.
