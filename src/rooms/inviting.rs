@@ -96,6 +96,7 @@ pub fn note_outside(
     write.put_at(USER_ROOMS, slot, move |since| {
         ((user, room), UserRoomRow { membership, event: number, since, before, forgotten: false })
     });
+    write.touch(room);
     write.wake(user);
     Ok(write.commit()?)
 }
@@ -114,6 +115,7 @@ pub fn forget_outside(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<
             ((user, room), UserRoomRow { membership, event: row.event, since, before, forgotten: row.forgotten })
         });
     }
+    write.touch(room);
     write.wake(user);
     Ok(write.commit()?)
 }

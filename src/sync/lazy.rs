@@ -21,19 +21,28 @@ const MOST: usize = 100_000;
 /// A stream of answers: user, device, and what makes streams of one device different.
 pub type Stream = (UserNo, OwnedDeviceId, u64);
 
+/// Member events that an answer holds.
+#[derive(Debug, Default)]
+pub struct Members {
+    /// Which.
+    pub keys: Vec<(RoomNo, StateKeyNo)>,
+    /// The rooms whose state the answer tells from the beginning: what was sent of them before is void.
+    pub begun: Vec<RoomNo>,
+}
+
 /// The memory.
 #[derive(Default)]
 pub struct Sent(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    streams: HashMap<Stream, Members>,
+    streams: HashMap<Stream, Kept>,
     entries: usize,
     uses: u64,
 }
 
 #[derive(Default)]
-struct Members {
+struct Kept {
     used: u64,
     sent: HashMap<(RoomNo, StateKeyNo), Position>,
 }
@@ -47,12 +56,12 @@ impl Sent {
     }
 
     /// Notes what an answer up to `at` holds. An answer from the beginning makes all before it void.
-    pub fn note(&self, stream: &Stream, members: &[(RoomNo, StateKeyNo)], at: Position, from_the_beginning: bool) {
+    pub fn note(&self, stream: &Stream, members: &Members, at: Position, from_the_beginning: bool) {
         let mut inner = self.0.lock();
         if from_the_beginning {
             inner.forget(stream);
         }
-        if members.is_empty() {
+        if members.keys.is_empty() && members.begun.is_empty() {
             return;
         }
         inner.uses += 1;
@@ -60,10 +69,14 @@ impl Sent {
         let entry = inner.streams.entry(stream.clone()).or_default();
         entry.used = used;
         let before = entry.sent.len();
-        for key in members {
+        if !members.begun.is_empty() {
+            entry.sent.retain(|(room, _), _| !members.begun.contains(room));
+        }
+        for key in &members.keys {
             entry.sent.entry(*key).or_insert(at);
         }
-        inner.entries += inner.streams.get(stream).map_or(0, |entry| entry.sent.len() - before);
+        let after = entry.sent.len();
+        inner.entries = inner.entries + after - before;
         while inner.entries > MOST {
             let oldest = inner.streams.iter().min_by_key(|(_, members)| members.used).map(|(stream, _)| stream.clone());
             let Some(oldest) = oldest else { break };
@@ -87,6 +100,10 @@ mod tests {
     const ROOM: RoomNo = RoomNo(1);
     const BOB: StateKeyNo = StateKeyNo(3);
 
+    fn bob() -> Members {
+        Members { keys: vec![(ROOM, BOB)], begun: vec![] }
+    }
+
     fn stream(device: &str) -> Stream {
         (UserNo(1), device.into(), 0)
     }
@@ -94,7 +111,7 @@ mod tests {
     #[test]
     fn what_was_sent_counts_once_it_has_arrived() {
         let sent = Sent::default();
-        sent.note(&stream("A"), &[(ROOM, BOB)], Position(5), false);
+        sent.note(&stream("A"), &bob(), Position(5), false);
         assert!(!sent.has(&stream("A"), ROOM, BOB, Position(4)));
         assert!(sent.has(&stream("A"), ROOM, BOB, Position(5)));
         assert!(!sent.has(&stream("B"), ROOM, BOB, Position(5)));
@@ -103,15 +120,24 @@ mod tests {
     #[test]
     fn who_begins_again_has_nothing() {
         let sent = Sent::default();
-        sent.note(&stream("A"), &[(ROOM, BOB)], Position(5), false);
-        sent.note(&stream("A"), &[], Position(6), true);
+        sent.note(&stream("A"), &bob(), Position(5), false);
+        sent.note(&stream("A"), &Members::default(), Position(6), true);
+        assert!(!sent.has(&stream("A"), ROOM, BOB, Position(6)));
+    }
+
+    #[test]
+    fn a_room_that_begins_again_has_nothing() {
+        let sent = Sent::default();
+        sent.note(&stream("A"), &bob(), Position(5), false);
+        sent.note(&stream("A"), &Members { keys: vec![], begun: vec![ROOM] }, Position(6), false);
         assert!(!sent.has(&stream("A"), ROOM, BOB, Position(6)));
     }
 
     #[test]
     fn memory_is_bounded() {
         let sent = Sent::default();
-        let members: Vec<_> = (0..60_000).map(|key| (ROOM, StateKeyNo(key))).collect();
+        let keys = (0..60_000).map(|key| (ROOM, StateKeyNo(key))).collect();
+        let members = Members { keys, begun: vec![] };
         for device in ["A", "B", "C"] {
             sent.note(&stream(device), &members, Position(1), false);
         }

@@ -13,7 +13,7 @@ use super::{
     account::{self, Data},
     ephemeral::{self, comma},
     filter::Filter,
-    lazy::Stream,
+    lazy::{Members, Stream},
     places::Place,
     state::{Changes, Entries},
     summary::Summary,
@@ -43,9 +43,6 @@ pub struct Ask<'a> {
     /// Which state.
     pub form: StateForm,
 }
-
-/// Member events that an answer holds.
-pub type Members = Vec<(RoomNo, StateKeyNo)>;
 
 impl Ask<'_> {
     /// The stream of answers that this one belongs to.
@@ -313,9 +310,10 @@ impl Choice<'_> {
                     }
                 }
             }
-            members.extend(chosen.keys().filter(|key| key.is_member()).map(|key| (place.room, *key)));
+            members.begun.extend(Some(place.room).filter(|_| whole));
+            members.keys.extend(chosen.keys().filter(|key| key.is_member()).map(|key| (place.room, *key)));
             if ask.form == StateForm::Before {
-                members.extend(shown.iter().filter(|key| key.is_member()).map(|key| (place.room, *key)));
+                members.keys.extend(shown.iter().filter(|key| key.is_member()).map(|key| (place.room, *key)));
             }
         }
         let mut numbers: Vec<_> = chosen.into_values().collect();

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     rooms::{
         history::{self, Direction},
+        inviting,
         token::{Cursor, SyncToken},
     },
     store::Position,
@@ -499,4 +500,34 @@ async fn a_change_that_may_not_be_seen_is_not_covered_by_an_older_one() {
         "{:?}",
         house.rooms().store.position()
     );
+}
+
+#[tokio::test]
+async fn an_invite_into_a_room_elsewhere_comes_and_goes() {
+    let (elsewhere, ann, guest) = two();
+    let house = House::new();
+    let bob = house.person("bob");
+    bob.sync().await;
+    let mut slides = json!({ "lists": { "all": { "ranges": [[0, 9]], "timeline_limit": 1 } } });
+    let pos = bob.try_slide(None, &slides).await.unwrap()["pos"].as_str().unwrap().to_owned();
+    let room = ann.creates(|_| {});
+    ann.invites(&room, &guest);
+    let invite = elsewhere.rooms().current(room.number).unwrap();
+    let invite = elsewhere.rooms().in_state(&invite, "m.room.member", guest.id().as_str()).unwrap().unwrap();
+    let name = json!({ "type": "m.room.name", "state_key": "", "sender": ann.id(), "content": { "name": "Far away" } });
+    inviting::note_outside(house.rooms(), &room.id, room.rules, &invite.event, vec![name.to_string()])
+        .unwrap()
+        .wait()
+        .unwrap();
+    let answer = bob.sync().await;
+    let state = keys(&answer.room("invite", &room)["invite_state"]);
+    assert_eq!(state, ["name".to_owned(), format!("member {}", bob.id())]);
+    let answer = bob.try_slide(Some(&pos), &slides).await.unwrap();
+    assert_eq!(answer["rooms"][room.id.as_str()]["invite_state"].as_array().unwrap().len(), 2);
+    inviting::forget_outside(house.rooms(), &room.id, &bob.id()).unwrap().wait().unwrap();
+    assert!(bob.sync().await.room("leave", &room).is_object());
+    slides["txn_id"] = json!("last");
+    let answer = bob.try_slide(answer["pos"].as_str(), &slides).await.unwrap();
+    let own = &answer["rooms"][room.id.as_str()]["required_state"][0];
+    assert_eq!((&own["content"]["membership"], &answer["txn_id"]), (&json!("leave"), &json!("last")));
 }

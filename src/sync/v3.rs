@@ -10,6 +10,7 @@ use super::{
     Found, Look, Reader, Sync, account, devices,
     filter::{Filter, Format},
     is_news,
+    lazy::Members,
     places::{self, Place, Places},
     room::{self, Ask},
     stripped, wait,
@@ -159,7 +160,7 @@ struct Sections {
     /// By the names of the sections: `"room ID":{…}` one after the other.
     rooms: Vec<(&'static str, String)>,
     /// The member events among them.
-    members: Vec<(RoomNo, crate::store::schema::StateKeyNo)>,
+    members: Members,
 }
 
 /// Writes all rooms of which the reader has to hear; the position to wait for if a row is ahead.
@@ -176,7 +177,7 @@ fn sections(ask: &Ask<'_>, mut data: BTreeMap<RoomNo, account::Data>) -> Result<
         Places::Behind(position) => return Ok(Err(position)),
     };
     let (mut join, mut invite, mut knock, mut leave) = (String::new(), String::new(), String::new(), String::new());
-    let mut members = Vec::new();
+    let mut members = Members::default();
     for place in &places {
         if !ask.filter.room.wants_room(place.id.as_str()) {
             continue;

@@ -104,11 +104,15 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// One row per state that some event refers to.
-pub const STATES: Table<StateNo, StateRow> = Table::new("states");
+///
+/// A reader may see the rows of a `Write` before it is published, and those of one `Write` come up in the
+/// order of their tables' names: this one sorts before [`EVENTS`] and [`HEADS`], so that the state that such
+/// a row names is always there.
+pub const STATES: Table<StateNo, StateRow> = Table::new("differences");
 
 /// What a large state sets beyond its first page, so that no value grows beyond what the engine stores
 /// well: pages are counted from 0.
-pub const STATE_PAGES: Table<(StateNo, u64), Vec<(StateKeyNo, EventNo)>> = Table::new("state_pages");
+pub const STATE_PAGES: Table<(StateNo, u64), Vec<(StateKeyNo, EventNo)>> = Table::new("difference_pages");
 
 /// The forward extremities of a room, its depth and its current state. One small row, rewritten with
 /// every event. Written by `rooms::append`.

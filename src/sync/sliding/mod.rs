@@ -26,7 +26,12 @@ use self::{
     lists::{Match, Matches},
     roster::Rosters,
 };
-use super::{Found, Look, Reader, Sync, devices, is_news, places::Place, wait};
+use super::{
+    Found, Look, Reader, Sync, devices, is_news,
+    lazy::{Members, Stream},
+    places::Place,
+    wait,
+};
 use crate::{
     e2ee::inbox,
     error::Result,
@@ -116,11 +121,11 @@ impl Turn {
         matches: &Matches<'_>,
         places: &BTreeMap<RoomNo, Place>,
         next: &mut Told,
-    ) -> Result<(String, room::Members)> {
+    ) -> Result<(String, Members)> {
         let (request, told) = (&self.request, &self.told);
         let direct = lists::direct(look)?;
         let stream = self.stream();
-        let (mut out, mut members) = (String::new(), Vec::new());
+        let (mut out, mut members) = (String::new(), Members::default());
         for (number, wanted) in &matches.rooms {
             let Some(place) = places.get(number) else { continue };
             let ask = room::Ask {
@@ -211,7 +216,7 @@ impl Turn {
     }
 
     /// The stream of answers that these belong to, for lazy members.
-    fn stream(&self) -> super::lazy::Stream {
+    fn stream(&self) -> Stream {
         let (user, device, connection) = &self.name;
         // No filter of `/sync` has these numbers, as far as chance goes.
         (*user, device.clone(), xxhash_rust::xxh3::xxh3_64(format!("sliding {connection}").as_bytes()))

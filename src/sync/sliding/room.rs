@@ -15,7 +15,7 @@ use super::{
         Look,
         ephemeral::{self, comma},
         filter::EventFilter,
-        lazy::Stream,
+        lazy::{Members, Stream},
         places::Place,
         state::Changes,
         stripped,
@@ -70,9 +70,6 @@ pub struct Ask<'a> {
     /// Whether it is a direct chat.
     pub direct: bool,
 }
-
-/// Member events that an answer holds.
-pub type Members = Vec<(RoomNo, StateKeyNo)>;
 
 impl Ask<'_> {
     /// The room as JSON; nothing if there is no news in it.
@@ -175,6 +172,9 @@ impl Ask<'_> {
         }
         // In this shape a client knows only by this that the user has left.
         let own = look.rooms.known(place.event())?;
+        if own.event.membership().as_ref() != Some(&place.row.membership) {
+            return Ok(Some(self.left_outside(&own)));
+        }
         state.retain(|change| change.known.as_ref().is_none_or(|known| known.event.key() != own.event.key()));
         state.push(Change { kind: String::new(), state_key: String::new(), known: Some(own) });
         let mut out = self.begin(told.is_none());
@@ -182,6 +182,23 @@ impl Ask<'_> {
         self.write_state(&state, &mut out)?;
         let _ = write!(out, ",\"bump_stamp\":{}}}", place.row.since);
         Ok(Some(out))
+    }
+
+    /// A room that this server is not in, and in which nobody has written down that the user is gone.
+    fn left_outside(&self, invite: &Known) -> String {
+        let mut out = self.begin(true);
+        out.push_str(",\"required_state\":[{\"type\":\"m.room.member\",\"state_key\":");
+        write_string(&mut out, self.look.reader.user.as_str());
+        out.push_str(",\"sender\":");
+        write_string(&mut out, self.look.reader.user.as_str());
+        out.push_str(",\"event_id\":");
+        write_string(&mut out, invite.event.event_id.as_str());
+        let (ts, since) = (invite.event.origin_server_ts, self.place.row.since);
+        let _ = write!(
+            out,
+            ",\"origin_server_ts\":{ts},\"content\":{{\"membership\":\"leave\"}}}}],\"bump_stamp\":{since}}}"
+        );
+        out
     }
 
     fn begin(&self, initial: bool) -> String {
@@ -281,7 +298,8 @@ impl Ask<'_> {
                 }
             }
         }
-        members.extend(chosen.keys().filter(|key| key.is_member()).map(|key| (place.room, *key)));
+        members.begun.extend(Some(place.room).filter(|_| told.is_none()));
+        members.keys.extend(chosen.keys().filter(|key| key.is_member()).map(|key| (place.room, *key)));
         let mut state = Vec::with_capacity(chosen.len());
         for (key, event) in chosen {
             let known = event.map(|event| look.rooms.known(event)).transpose()?;
