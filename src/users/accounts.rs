@@ -42,12 +42,16 @@ pub fn by_id(users: &Users, id: &UserId) -> Result<Option<(UserNo, AccountRow)>,
     Ok(find(users, number)?.map(|account| (number, account)))
 }
 
-/// The user ID that a new account of this name would have.
+/// The user ID that a new account of this name would have. Capitals become small: whoever writes `Ann` means
+/// `ann`, and login takes both.
+///
+/// Errors: 400 `M_INVALID_USERNAME`.
 ///
 /// Spec: appendices#user-identifiers
 pub fn new_id(users: &Users, localpart: &str) -> Result<OwnedUserId> {
     let invalid = |message: &'static str| Err(Error::bad_request("M_INVALID_USERNAME", message));
     let allowed = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+');
+    let localpart = localpart.to_ascii_lowercase();
     if localpart.is_empty() || !localpart.as_bytes().iter().all(allowed) {
         return invalid("a name is made of a-z, 0-9 and the signs . _ = - / +");
     }
