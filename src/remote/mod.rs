@@ -170,7 +170,7 @@ impl Remote {
         let answer = self.exchange(to, request, patience, false).await?;
         match answer.status() {
             status if status.is_success() => Ok(answer.into_body()),
-            _ => Err(refused(&answer)),
+            _ => Err(RemoteError::refusal(&answer)),
         }
     }
 
@@ -280,7 +280,7 @@ impl Remote {
 /// Reads an answer as ruma's type.
 pub fn read<R: IncomingResponse>(answer: http::Response<Bytes>) -> Result<R, RemoteError> {
     if answer.status().as_u16() >= 400 {
-        return Err(refused(&answer));
+        return Err(RemoteError::refusal(&answer));
     }
     let (parts, body) = answer.into_parts();
     R::try_from_http_response(http::Response::from_parts(parts, &body[..])).map_err(|error| match error {
@@ -289,18 +289,19 @@ pub fn read<R: IncomingResponse>(answer: http::Response<Bytes>) -> Result<R, Rem
     })
 }
 
-fn refused(answer: &http::Response<Bytes>) -> RemoteError {
-    let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let text = |field: &str| body.get(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    RemoteError::Refused {
-        status: answer.status(),
-        errcode: text("errcode"),
-        message: text("error"),
-        body: answer.body().clone(),
-    }
-}
-
 impl RemoteError {
+    /// What an answer with an error says.
+    pub fn refusal(answer: &http::Response<Bytes>) -> Self {
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        let text = |field: &str| body.get(field).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+        Self::Refused {
+            status: answer.status(),
+            errcode: text("errcode"),
+            message: text("error"),
+            body: answer.body().clone(),
+        }
+    }
+
     /// The error for a client whose wish depended on that server: its refusal is passed on.
     pub fn for_client(self, server: &ServerName) -> Error {
         match self {

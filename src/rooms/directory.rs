@@ -2,18 +2,28 @@
 //!
 //! Spec: client-server-api#published-room-directory
 
-use ruma::{OwnedRoomId, RoomId, UserId, directory::RoomTypeFilter};
-use serde::Serialize;
+use std::time::Duration;
+
+use ruma::{
+    OwnedRoomId, RoomId, ServerName, UInt, UserId,
+    api::federation::directory::{get_public_rooms, get_public_rooms_filtered},
+    directory::{Filter, RoomNetwork, RoomTypeFilter},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Rooms, aliases, summary};
 use crate::{
     config::Publish,
     error::{Error, Result},
+    remote::{Patience, RemoteError},
     store::{Ticket, schema::rooms::PUBLISHED},
 };
 
 /// How many rooms one answer holds at most.
 const MOST_ROOMS: usize = 500;
+/// How patient a look into another server's directory is.
+const ELSEWHERE: Patience = Patience { timeout: Duration::from_secs(20), limit: 2 * 1024 * 1024, insist: true };
 
 /// Whether a room is listed; 404 `M_NOT_FOUND` for one that nobody here knows.
 pub fn is_published(rooms: &Rooms, room: &RoomId) -> Result<bool> {
@@ -64,7 +74,7 @@ pub struct Query {
 }
 
 /// A page of the directory, as it is answered.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Listing {
     /// The rooms, those with most members first.
     pub chunk: Vec<summary::Summary>,
@@ -76,6 +86,45 @@ pub struct Listing {
     pub prev_batch: Option<String>,
     /// How many rooms there are.
     pub total_room_count_estimate: usize,
+}
+
+/// The directory of another server, as far as it lets this one read it. `network` is that of the client's request.
+///
+/// Errors: what the other server says; 502 `M_UNKNOWN` if it cannot be asked.
+/// Spec: server-server-api#public-room-directory
+pub async fn elsewhere(rooms: &Rooms, server: &ServerName, query: Query, network: RoomNetwork) -> Result<Listing> {
+    let limit = query.limit.map(UInt::new_saturating);
+    let answer = if query.term.is_none() && query.kinds.is_empty() {
+        let mut request = get_public_rooms::v1::Request::new();
+        (request.limit, request.since, request.room_network) = (limit, query.since, network);
+        rooms.remote.exchange(server, request, ELSEWHERE, true).await
+    } else {
+        let mut request = get_public_rooms_filtered::v1::Request::new();
+        (request.limit, request.since, request.room_network) = (limit, query.since, network);
+        request.filter = Filter::new();
+        (request.filter.generic_search_term, request.filter.room_types) = (query.term, query.kinds);
+        rooms.remote.exchange(server, request, ELSEWHERE, true).await
+    };
+    let answer = answer.and_then(|answer| match answer.status().is_success() {
+        true => serde_json::from_slice(answer.body()).map_err(|error| RemoteError::Nonsense(error.to_string())),
+        false => Err(RemoteError::refusal(&answer)),
+    });
+    let Theirs { chunk, next_batch, prev_batch, total_room_count_estimate } =
+        answer.map_err(|error| error.for_client(server))?;
+    // One room that cannot be understood hides no other.
+    let chunk: Vec<summary::Summary> =
+        chunk.iter().take(MOST_ROOMS).filter_map(|room| serde_json::from_str(room.get()).ok()).collect();
+    let total = total_room_count_estimate.unwrap_or(chunk.len());
+    Ok(Listing { chunk, next_batch, prev_batch, total_room_count_estimate: total })
+}
+
+/// A page of another server's directory.
+#[derive(Deserialize)]
+struct Theirs {
+    chunk: Vec<Box<RawValue>>,
+    next_batch: Option<String>,
+    prev_batch: Option<String>,
+    total_room_count_estimate: Option<usize>,
 }
 
 /// The listed rooms that fit a query.

@@ -55,7 +55,7 @@ pub async fn find_alias(rooms: &Rooms, alias: &RoomAliasId) -> Result<(OwnedRoom
 }
 
 /// A room that somebody of this server is in.
-fn inside(rooms: &Rooms, id: &RoomId) -> Result<Option<Arc<Room>>> {
+pub(super) fn inside(rooms: &Rooms, id: &RoomId) -> Result<Option<Arc<Room>>> {
     let Some(number) = numbers::find_room(&rooms.store, id)? else { return Ok(None) };
     match ephemeral::locals(rooms, number)?.is_empty() {
         true => Ok(None),
@@ -73,7 +73,12 @@ fn standing(rooms: &Rooms, id: &RoomId, user: &UserId) -> Result<Option<(UserRoo
 }
 
 /// Servers that may let a user into a room that this server is not in.
-fn helpers(rooms: &Rooms, id: &RoomId, user: &UserId, via: Vec<OwnedServerName>) -> Result<Vec<OwnedServerName>> {
+pub(super) fn helpers(
+    rooms: &Rooms,
+    id: &RoomId,
+    user: &UserId,
+    via: Vec<OwnedServerName>,
+) -> Result<Vec<OwnedServerName>> {
     let mut servers = via;
     servers.extend(standing(rooms, id, user)?.map(|(_, server)| server));
     if let Some(room) = numbers::find_room(&rooms.store, id)? {

@@ -24,6 +24,7 @@ pub mod intake;
 pub mod inviting;
 pub mod joining;
 pub mod membership;
+pub mod outside;
 pub mod people;
 pub mod profile;
 pub mod projections;
@@ -98,6 +99,8 @@ pub struct Rooms {
     aliases: Mutex<()>,
     /// Held while receipts change.
     receipts: Mutex<()>,
+    /// What other servers have shown of rooms that this server is not in.
+    heard: outside::Heard,
 }
 
 /// A room that is in memory. There is never more than one of these per room.
@@ -144,6 +147,7 @@ impl Rooms {
             open: Mutex::default(),
             aliases: Mutex::default(),
             receipts: Mutex::default(),
+            heard: outside::Heard::default(),
         }
     }
 

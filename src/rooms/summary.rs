@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use ruma::{OwnedRoomId, RoomVersionId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Room, Rooms, cache::Known, state::State};
 use crate::{
@@ -16,42 +16,53 @@ use crate::{
     },
 };
 
-/// What is shown of a room. Its JSON is what the directory, spaces and room summaries have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What is shown of a room. Its JSON is what the directory, spaces and room summaries have in common, here and
+/// in the answers of other servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Its ID.
     pub room_id: OwnedRoomId,
-    /// Its version.
-    pub room_version: RoomVersionId,
+    /// Its version; older servers do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room_version: Option<RoomVersionId>,
     /// Its name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Its topic.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// Its avatar.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub avatar_url: Option<String>,
     /// The name that it calls itself by.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canonical_alias: Option<String>,
     /// Its join rule.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// The rooms whose members may join, where the join rule is restricted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_room_ids: Vec<OwnedRoomId>,
     /// Whether everybody may read it.
+    #[serde(default)]
     pub world_readable: bool,
     /// Whether guests may join.
+    #[serde(default)]
     pub guest_can_join: bool,
     /// Its type, such as `m.space`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room_type: Option<String>,
     /// The algorithm with which it is encrypted.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
     /// How many are joined.
+    #[serde(default)]
     pub num_joined_members: u64,
+}
+
+/// What a room without a join rule in an answer has.  Spec: client-server-api#get_matrixclientv3publicrooms
+fn public() -> String {
+    "public".to_owned()
 }
 
 /// What the current state of a room says of it.
@@ -65,7 +76,7 @@ pub fn of(rooms: &Rooms, room: &Room) -> Result<Summary> {
     let rules = find("m.room.join_rules")?;
     Ok(Summary {
         room_id: room.id.clone(),
-        room_version: room.version.clone(),
+        room_version: Some(room.version.clone()),
         name: text(&find("m.room.name")?, "name"),
         topic: text(&find("m.room.topic")?, "topic"),
         avatar_url: text(&find("m.room.avatar")?, "url"),

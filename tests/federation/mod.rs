@@ -1,4 +1,5 @@
 //! Scenes with several servers.
 
+mod directory;
 mod keys;
 mod rooms;

@@ -44,8 +44,14 @@ pub fn network() -> Network {
 impl Network {
     /// A new server in this network.
     pub async fn server(&self, name: &str) -> Server {
+        self.server_with(name, |_| ()).await
+    }
+
+    /// A new server with something changed in its configuration.
+    pub async fn server_with(&self, name: &str, change: impl FnOnce(&mut Config)) -> Server {
         let mut config = Config::for_tests();
         config.server_name = name.try_into().expect("a server name");
+        change(&mut config);
         let seed = u64::try_from(self.inner.servers.lock().len()).expect("few servers");
         let key = KeyPair::from_seed(&[u8::try_from(seed).expect("few servers") + 1; 32], "net");
         let store = Store::in_memory();

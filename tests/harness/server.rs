@@ -10,7 +10,7 @@ use ingle::{
     config::Config,
     http::Http,
     protocol::sign::KeyPair,
-    remote::transport::Island,
+    remote::{Patience, transport::Island},
     store::Position,
     users::accounts::{self, NewAccount},
 };
@@ -94,6 +94,14 @@ impl Server {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         self.send(request.body(body.into()).expect("a request")).await
+    }
+
+    /// Asks another server something, with this server's signature.
+    pub async fn ask_server(&self, to: &Server, method: Method, uri: &str, body: Option<Value>) -> Answer {
+        let body = body.map(|body| body.to_string().into_bytes());
+        let name = &to.ctx.config.server_name;
+        let answer = self.ctx.remote.send(name, method, uri.to_owned(), body, Patience::default(), true).await;
+        Answer::new(answer.expect("the server is there"))
     }
 
     /// Any request at all.

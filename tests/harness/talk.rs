@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Answer, User};
+use super::{Answer, Server, User};
 
 /// A text as part of a path or query.
 pub fn quoted(text: &str) -> String {
@@ -25,6 +25,12 @@ fn next() -> u64 {
 impl User {
     pub async fn join(&self, room: &str) -> Answer {
         self.post(&format!("/_matrix/client/v3/join/{}", quoted(room)), json!({})).await
+    }
+
+    /// Joins with the help of a server.
+    pub async fn join_via(&self, room: &str, server: &Server) -> Answer {
+        let path = format!("/_matrix/client/v3/join/{}?via={}", quoted(room), server.ctx.config.server_name);
+        self.post(&path, json!({})).await
     }
 
     pub async fn leave(&self, room: &str) -> Answer {

@@ -8,6 +8,7 @@ mod invite;
 mod keys;
 mod membership;
 mod openid;
+mod public;
 mod query;
 mod send;
 mod version;
@@ -44,6 +45,9 @@ pub fn routes(to: &mut Routes) {
         .add(membership::make_knock)
         .add(membership::send_knock)
         .add(invite::invite)
+        .add(public::rooms)
+        .add(public::search)
+        .add(public::hierarchy)
         .add(query::directory)
         .add(query::profile)
         .add(device_keys::devices)

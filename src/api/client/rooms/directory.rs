@@ -56,28 +56,30 @@ pub async fn rooms(ctx: Ctx, user: Option<User>, raw: Raw) -> Result<Reply> {
         return Err(Error::missing_token());
     }
     let req: get_public_rooms::v3::Request = raw.typed().await?;
-    check_own(&ctx, req.server.as_deref())?;
     let query = Query { limit: req.limit.map(Into::into), since: req.since, ..Query::default() };
-    Reply::value(&directory::list(&ctx.rooms, &query)?)
+    match elsewhere(&ctx, req.server.as_deref()) {
+        // Strangers do not choose whom this server asks.
+        Some(_) if user.is_none() => Err(Error::missing_token()),
+        Some(server) => Reply::value(&directory::elsewhere(&ctx.rooms, server, query, Default::default()).await?),
+        None => Reply::value(&directory::list(&ctx.rooms, &query)?),
+    }
 }
 
 /// Answers those rooms of the directory that fit.
 pub async fn search(ctx: Ctx, _: User, req: get_public_rooms_filtered::v3::Request) -> Result<Reply> {
-    check_own(&ctx, req.server.as_deref())?;
     let query = Query {
         limit: req.limit.map(Into::into),
         since: req.since,
         term: req.filter.generic_search_term,
         kinds: req.filter.room_types,
     };
-    Reply::value(&directory::list(&ctx.rooms, &query)?)
+    match elsewhere(&ctx, req.server.as_deref()) {
+        Some(server) => Reply::value(&directory::elsewhere(&ctx.rooms, server, query, req.room_network).await?),
+        None => Reply::value(&directory::list(&ctx.rooms, &query)?),
+    }
 }
 
-fn check_own(ctx: &Ctx, server: Option<&ServerName>) -> Result<()> {
-    match server {
-        Some(server) if server != ctx.config.server_name => {
-            Err(Error::not_found(format!("the directory of {server} cannot be asked from here")))
-        }
-        _ => Ok(()),
-    }
+/// The other server whose directory is meant, if it is not this one's.
+fn elsewhere<'a>(ctx: &Ctx, server: Option<&'a ServerName>) -> Option<&'a ServerName> {
+    server.filter(|server| !crate::remote::is_own(&ctx.config, server))
 }

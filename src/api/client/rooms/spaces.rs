@@ -15,9 +15,9 @@ use crate::{
 
 /// Answers what is shown of a room.
 pub async fn summary(ctx: Ctx, user: Option<User>, req: get_summary::v1::Request) -> Result<Reply> {
-    let (room, _) = doors::resolve(&ctx.rooms, &req.room_id_or_alias, req.via).await?;
+    let (room, via) = doors::resolve(&ctx.rooms, &req.room_id_or_alias, req.via).await?;
     let user = user.as_ref().map(|user| &*user.id);
-    let (summary, membership) = spaces::summary_for(&ctx.rooms, &room, user)?;
+    let (summary, membership) = spaces::summary_for(&ctx.rooms, &room, user, via).await?;
     let mut answer = serde_json::to_value(&summary).map_err(Error::internal)?;
     if let Some(membership) = membership {
         answer["membership"] = json!(membership);
@@ -36,5 +36,5 @@ pub async fn hierarchy(ctx: Ctx, user: User, req: get_hierarchy::v1::Request) ->
         limit: req.limit.map(Into::into),
         from: req.from,
     };
-    Reply::value(&spaces::hierarchy(&ctx.rooms, &user.id, &req.room_id, &query)?)
+    Reply::value(&spaces::hierarchy(&ctx.rooms, &user.id, &req.room_id, &query).await?)
 }
