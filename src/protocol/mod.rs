@@ -27,3 +27,4 @@ pub mod sign;
 mod testing;
 pub mod version;
 pub mod visibility;
+pub mod words;

@@ -89,11 +89,20 @@ impl Appended<'_> {
     /// The event that stood for a state key before this event.
     pub fn state(&self, write: &Write, kind: &str, state_key: &str) -> Result<Option<Arc<Known>>> {
         let Some(key) = self.rooms.state_key_in(write, kind, state_key)? else { return Ok(None) };
-        let Some(number) = self.before.get(key) else { return Ok(None) };
-        match self.added.iter().find(|known| known.number == number) {
-            Some(known) => Ok(Some(Arc::clone(known))),
-            None => self.rooms.known_in(write, number).map(Some),
-        }
+        self.before.get(key).map(|number| self.known(write, number)).transpose()
+    }
+
+    /// An event by its number, added just now or earlier.
+    pub fn known(&self, write: &Write, number: EventNo) -> Result<Arc<Known>> {
+        find(self.rooms, self.added, write, number)
+    }
+}
+
+/// An event by its number, added just now or earlier.
+fn find(rooms: &Rooms, added: &[Arc<Known>], write: &Write, number: EventNo) -> Result<Arc<Known>> {
+    match added.iter().find(|known| known.number == number) {
+        Some(known) => Ok(Arc::clone(known)),
+        None => rooms.known_in(write, number),
     }
 }
 
@@ -179,10 +188,7 @@ impl<'a> Deciding<'a> {
 
     /// An event by its number, added just now or earlier.
     pub fn known(&self, number: EventNo) -> Result<Arc<Known>> {
-        match self.added.iter().find(|known| known.number == number) {
-            Some(known) => Ok(Arc::clone(known)),
-            None => self.rooms.known_in(&self.write, number),
-        }
+        find(self.rooms, &self.added, &self.write, number)
     }
 
     /// Composes, signs and adds an event on top of the room.
@@ -291,6 +297,18 @@ impl<'a> Deciding<'a> {
     /// The end of the room, to be changed.
     pub(super) fn head_mut(&mut self) -> &mut Head {
         &mut self.head
+    }
+
+    /// Makes an event findable that came into the room without a place in the log.
+    pub(super) fn find_by_words(&mut self, known: &Known) -> Result<()> {
+        let find = |write: &Write, number| find(self.rooms, &self.added, write, number);
+        projections::search::enter(&mut self.write, self.rooms, self.room, (known.number, &known.event), &find)
+    }
+
+    /// Takes an event that is being redacted out of search.
+    pub(super) fn unfind(&mut self, known: &Known) -> Result<()> {
+        let find = |write: &Write, number| find(self.rooms, &self.added, write, number);
+        projections::search::remove(&mut self.write, self.rooms, self.room, known, &find)
     }
 
     /// Writes an event again, as it is from now on.

@@ -12,7 +12,7 @@ use ruma::{
     api::federation::{backfill::get_backfill, event::get_room_state_ids},
 };
 
-use super::{Room, Rooms, admit, append::Deciding, forks, intake};
+use super::{Room, Rooms, admit, append::Deciding, forks, intake, projections::relations, redaction};
 use crate::{
     error::{Error, Result},
     protocol::{event::Event, graph},
@@ -135,6 +135,9 @@ fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Eve
         if standing == Standing::Accepted {
             let place = (known.room, event.depth, known.number);
             deciding.write.put(HISTORY, &place, &Position(0));
+            relations::enter(&mut deciding.write, known.room, known.number, &known.event)?;
+            deciding.find_by_words(&known)?;
+            redaction::apply(deciding, &known)?;
         }
         before = deciding.state_after(&known)?;
     }

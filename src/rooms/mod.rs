@@ -35,6 +35,7 @@ pub mod relations;
 pub mod reports;
 pub mod resident;
 pub mod restricted;
+pub mod search;
 pub mod send;
 pub mod spaces;
 pub mod state;
@@ -116,6 +117,8 @@ pub struct Room {
     head: Mutex<Head>,
     /// Held while an event from another server is taken in; it may be awaited under.
     intake: tokio::sync::Mutex<()>,
+    /// How much stands in the search index and not yet in a block.
+    search_tail: projections::search::Tail,
 }
 
 /// Where a room ends: what the next event builds on. It may be ahead of what is published.
@@ -131,6 +134,13 @@ pub struct Head {
     pub locals: OrdSet<UserNo>,
     /// How many users are joined, and how many are invited.
     pub members: (u64, u64),
+}
+
+impl Room {
+    fn new(number: RoomNo, id: OwnedRoomId, rules: &'static Rules, head: Head) -> Self {
+        let (intake, search_tail) = Default::default();
+        Self { number, id, version: rules.id(), rules, head: Mutex::new(head), intake, search_tail }
+    }
 }
 
 impl Rooms {
@@ -178,8 +188,7 @@ impl Rooms {
         if open.len() >= IDLE_ROOMS {
             open.retain(|_, room| Arc::strong_count(room) > 1);
         }
-        let head = Mutex::new(self.load_head(number)?);
-        let room = Arc::new(Room { number, id: row.id, version: row.version, rules, head, intake: Default::default() });
+        let room = Arc::new(Room::new(number, row.id, rules, self.load_head(number)?));
         open.insert(number, Arc::clone(&room));
         Ok(Some(room))
     }
@@ -206,8 +215,7 @@ impl Rooms {
     /// A room that nobody knows yet. Its number becomes known with its first events.
     fn begin_new(&self, id: OwnedRoomId, rules: &'static Rules) -> Arc<Room> {
         let number = RoomNo(self.store.write().number());
-        let (head, intake) = Default::default();
-        let room = Arc::new(Room { number, id, version: rules.id(), rules, head, intake });
+        let room = Arc::new(Room::new(number, id, rules, Head::default()));
         self.open.lock().insert(number, Arc::clone(&room));
         room
     }
@@ -220,14 +228,7 @@ impl Rooms {
         if let Some(room) = self.open(number)? {
             return Ok(room);
         }
-        let room = Arc::new(Room {
-            number,
-            id,
-            version: rules.id(),
-            rules,
-            head: Mutex::default(),
-            intake: Default::default(),
-        });
+        let room = Arc::new(Room::new(number, id, rules, Head::default()));
         self.open.lock().insert(number, Arc::clone(&room));
         Ok(room)
     }

@@ -151,6 +151,42 @@ pub struct Context {
     pub state: Vec<String>,
 }
 
+/// The events around another one, and the places where `/messages` goes on.
+pub struct Surroundings {
+    /// Before the first of them.
+    pub start: Cursor,
+    /// After the last.
+    pub end: Cursor,
+    /// What was before, newest first.
+    pub before: Vec<Arc<Known>>,
+    /// What came after, oldest first.
+    pub after: Vec<Arc<Known>>,
+}
+
+/// Up to so many events before and after another one, as far as they may be shown.
+pub fn surroundings(
+    rooms: &Rooms,
+    viewer: &Viewer<'_>,
+    known: &Known,
+    (most_before, most_after): (usize, usize),
+    filter: &EventFilter,
+) -> Result<Surroundings> {
+    let here = Cursor { depth: known.event.depth, event: known.number };
+    let after_here = Cursor::after(here.depth, here.event);
+    let page = |direction, from, limit| match limit {
+        0 => Ok(Vec::new()),
+        _ => history::page(rooms, known.room, direction, from, None, limit, |other| {
+            Ok(filter.wants(rooms, other)? && !viewer.ignores(other)? && viewer.may_see(other)?)
+        })
+        .map(|page| page.events),
+    };
+    let before = page(Direction::Backward, here, most_before)?;
+    let after = page(Direction::Forward, after_here, most_after)?;
+    let start = before.last().map_or(here, |last| Cursor { depth: last.event.depth, event: last.number });
+    let end = after.last().map_or(after_here, |last| Cursor::after(last.event.depth, last.number));
+    Ok(Surroundings { start, end, before, after })
+}
+
 /// What happened around an event.
 ///
 /// Spec: client-server-api#get_matrixclientv3roomsroomidcontexteventid
@@ -164,19 +200,8 @@ pub fn context(
 ) -> Result<Context> {
     let known = event(rooms, viewer, room, id)?;
     let limit = limit(asked, filter);
-    let here = Cursor { depth: known.event.depth, event: known.number };
-    let after_here = Cursor::after(here.depth, here.event);
-    let page = |direction, from, limit| match limit {
-        0 => Ok(Vec::new()),
-        _ => history::page(rooms, known.room, direction, from, None, limit, |other| {
-            Ok(filter.wants(rooms, other)? && !viewer.ignores(other)? && viewer.may_see(other)?)
-        })
-        .map(|page| page.events),
-    };
-    let before = page(Direction::Backward, here, limit / 2)?;
-    let after = page(Direction::Forward, after_here, limit - limit / 2)?;
-    let start = before.last().map_or(here, |last| Cursor { depth: last.event.depth, event: last.number });
-    let end = after.last().map_or(after_here, |last| Cursor::after(last.event.depth, last.number));
+    let Surroundings { start, end, before, after } =
+        surroundings(rooms, viewer, &known, (limit / 2, limit - limit / 2), filter)?;
     let last = after.last().unwrap_or(&known);
     let state = rooms.state_after(last)?.unwrap_or_default();
     let shown: Vec<_> = before.iter().chain(&after).chain([&known]).collect();

@@ -50,6 +50,7 @@ fn redact(deciding: &mut Deciding<'_>, target: &Arc<Known>, redaction: &Event, n
         return Ok(());
     }
     relations::remove(&mut deciding.write, target)?;
+    deciding.unfind(target)?;
     let redacted = Known {
         event: Arc::new(target.event.redacted(deciding.room.rules)),
         redacted_by: Some(number),

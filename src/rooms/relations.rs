@@ -206,7 +206,7 @@ pub fn bundle(rooms: &Rooms, viewer: &Viewer<'_>, known: &Known) -> Result<Optio
 }
 
 /// The most recent valid edit of an event.  Spec: client-server-api#validity-of-replacement-events
-fn newest_edit(rooms: &Rooms, viewer: &Viewer<'_>, original: &Known) -> Result<Option<Arc<Known>>> {
+pub fn newest_edit(rooms: &Rooms, viewer: &Viewer<'_>, original: &Known) -> Result<Option<Arc<Known>>> {
     let is_edit = relations::of(&original.event).is_some_and(|relation| relation.rel_type == "m.replace");
     if original.redacted_by.is_some() || is_edit {
         return Ok(None);

@@ -19,6 +19,7 @@ mod profile;
 mod push_rules;
 mod register;
 mod rooms;
+mod search;
 mod sync;
 mod to_device;
 mod uia;
@@ -140,6 +141,10 @@ pub fn routes(to: &mut Routes) {
 
     // Rooms
     rooms::routes(to);
+    to.raw(Method::POST, "/_matrix/client/v3/search", search::search)
+        .also("/_matrix/client/r0/search")
+        .waits()
+        .rate_limited();
     to.add(user_directory::search);
     to.add(user_directory::mutual_rooms);
 }

@@ -7,6 +7,7 @@ pub mod device_lists;
 pub mod members;
 pub mod outbox;
 pub mod relations;
+pub mod search;
 pub mod timeline;
 pub mod unread;
 
@@ -15,7 +16,7 @@ use crate::{error::Result, store::Write};
 
 /// Called for every event that becomes part of a room.
 pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
-    &[timeline::project, relations::project, unread::project, outbox::project];
+    &[timeline::project, relations::project, search::project, unread::project, outbox::project];
 
 /// Called for every entry of a room's current state that changes.
 pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project, device_lists::project];

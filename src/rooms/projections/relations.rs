@@ -40,28 +40,32 @@ pub fn of(event: &Event) -> Option<Relation> {
 
 /// Notes what the event relates to, and what has waited for it.
 pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
-    let event = appended.event;
+    enter(write, appended.room.number, appended.number, appended.event)
+}
+
+/// The same for an event that comes into the room in another way.
+pub fn enter(write: &mut Write, room: RoomNo, number: EventNo, event: &Event) -> Result<()> {
     let ahead = (event.event_id.as_str().to_owned(),);
     for ((parent, child), (rel_type, kind, row)) in write.scan(RELATIONS_AHEAD, &ahead)? {
         write.delete(RELATIONS_AHEAD, &(parent, child));
-        if is_in_room(write, child, appended.room.number)? {
-            note_thread(write, appended.room.number, appended.number, &rel_type);
-            write.put(RELATIONS, &(appended.number, rel_type, kind, child), &row);
+        if is_in_room(write, child, room)? {
+            note_thread(write, room, number, &rel_type);
+            write.put(RELATIONS, &(number, rel_type, kind, child), &row);
         }
     }
     let Some(Relation { rel_type, event_id, key }) = of(event) else { return Ok(()) };
     let sender = numbers::user(write, &event.sender)?;
     let row = RelationRow { sender, depth: event.depth, key: key.filter(|_| rel_type == "m.annotation") };
     match write.get(numbers::EVENT_NUMBERS, &event_id.as_str().to_owned())? {
-        Some(parent) if is_in_room(write, parent, appended.room.number)? => {
-            note_thread(write, appended.room.number, parent, &rel_type);
-            write.put(RELATIONS, &(parent, rel_type, event.kind.clone(), appended.number), &row);
+        Some(parent) if is_in_room(write, parent, room)? => {
+            note_thread(write, room, parent, &rel_type);
+            write.put(RELATIONS, &(parent, rel_type, event.kind.clone(), number), &row);
         }
         // Events of different rooms cannot relate to each other.
         Some(_) => {}
         None => {
             let row = (rel_type, event.kind.clone(), row);
-            write.put(RELATIONS_AHEAD, &(event_id.as_str().to_owned(), appended.number), &row);
+            write.put(RELATIONS_AHEAD, &(event_id.as_str().to_owned(), number), &row);
         }
     }
     Ok(())

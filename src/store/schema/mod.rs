@@ -9,6 +9,7 @@ pub mod events;
 pub mod federation;
 pub mod numbers;
 pub mod rooms;
+pub mod search;
 pub mod server;
 pub mod users;
 

@@ -82,12 +82,12 @@ async fn done(ticket: Option<Ticket>) -> Result<()> {
 }
 
 /// A JSON list of what is JSON already.
-fn list(items: &[String]) -> String {
+pub(super) fn list(items: &[String]) -> String {
     format!("[{}]", items.join(","))
 }
 
 /// A text as JSON.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     let mut out = String::new();
     crate::protocol::canonical::write_string(&mut out, text);
     out
