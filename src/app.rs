@@ -11,7 +11,7 @@ use crate::{
     chance::Chance,
     clock::Clock,
     config::{Config, memory},
-    e2ee::E2ee,
+    e2ee::{E2ee, one_time_keys},
     error::Result,
     protocol::sign::KeyPair,
     remote::{
@@ -19,7 +19,7 @@ use crate::{
         transport::{Island, Transport},
     },
     rooms::Rooms,
-    store::Store,
+    store::{Store, Sweep},
     sync::Sync,
     users::Users,
 };
@@ -49,6 +49,9 @@ pub struct App {
     /// Cancelled when the server stops: whoever waits for news answers with what there is.
     pub stop: CancellationToken,
 }
+
+/// What is put in order at the end of every start, before anybody is served.
+pub const SWEEPS: &[Sweep] = &[one_time_keys::sweep];
 
 /// What every handler gets first.
 pub type Ctx = Arc<App>;

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     admin,
-    app::{App, Ctx},
+    app::{App, Ctx, SWEEPS},
     chance::Chance,
     clock::Clock,
     config::{Config, memory},
@@ -42,6 +42,7 @@ pub fn store_options(config: &Config) -> Result<Options, String> {
     let mut options = Options::new(config.data_dir.join("store"));
     options.cache = memory::share(config, memory::Share::Pages);
     options.verifier = Verifier::this_program().map_err(|error| error.to_string())?;
+    options.sweeps = SWEEPS;
     options.progress = Progress::new(|what, done, total| match (done * 100).checked_div(total) {
         Some(percent) => tracing::info!("{what}: {percent} %"),
         None => tracing::info!("{what}: {done}"),

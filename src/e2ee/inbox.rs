@@ -30,6 +30,8 @@ use crate::{
 
 /// How many messages one answer brings. Spec: client-server-api#send-to-device-messaging
 pub const LIMIT: usize = 100;
+/// How many bytes of messages one answer brings, unless the first one alone is longer.
+const MOST_AT_ONCE: usize = 1 << 20;
 /// How long the content of a message may be, in bytes: as long as a room event.
 const MOST_CONTENT: usize = 65_536;
 /// How much one request may put into all inboxes together, in bytes.
@@ -191,7 +193,7 @@ pub struct Batch {
     pub more: bool,
 }
 
-/// The messages after `since`, up to and with `upto`, at most `limit` of them.
+/// The messages after `since`, up to and with `upto`, at most `limit` of them and about a megabyte.
 pub fn read(
     store: &Store,
     user: UserNo,
@@ -202,10 +204,12 @@ pub fn read(
 ) -> Result<Batch, StoreError> {
     let at = |position: Position| (user, device.to_owned(), Position(position.0.saturating_add(1)));
     let mut batch = Batch { events: Vec::new(), through: upto.max(since), more: false };
-    let mut last = since;
+    let (mut last, mut bytes) = (since, 0);
     for row in store.range(INBOX, &at(since), &at(upto)) {
         let ((_, _, position), event) = row?;
-        if batch.events.len() >= limit {
+        bytes += event.len();
+        let full = bytes > MOST_AT_ONCE && !batch.events.is_empty();
+        if full || batch.events.len() >= limit {
             (batch.through, batch.more) = (last, true);
             break;
         }

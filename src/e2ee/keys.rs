@@ -32,7 +32,10 @@ pub struct Upload {
 }
 
 /// The only algorithm of one-time and fallback keys. Spec: client-server-api#one-time-and-fallback-keys
-const SIGNED_CURVE25519: &str = "signed_curve25519";
+pub(super) const SIGNED_CURVE25519: &str = "signed_curve25519";
+
+/// How many one-time and fallback keys one upload may bring: each has a signature to check.
+const MOST_AT_ONCE: usize = 1_000;
 
 /// Keeps what a device uploads, and says how many one-time keys of it are left, by algorithm.
 ///
@@ -159,6 +162,9 @@ pub(super) fn check_identity(object: &Object, device: Device<'_>) -> Result<Sign
 pub(super) fn check_one_time(upload: &Upload, device: Device<'_>, identity: Option<&SignedRow>) -> Result<()> {
     if upload.one_time.is_empty() && upload.fallback.is_empty() {
         return Ok(());
+    }
+    if upload.one_time.len() + upload.fallback.len() > MOST_AT_ONCE {
+        return Err(Error::too_large(format!("at most {MOST_AT_ONCE} one-time keys can be uploaded at once")));
     }
     let Some((signer, public)) = identity.and_then(signed::ed25519) else {
         return Err(Error::invalid_param("upload the keys of the device first: they say who has signed these"));

@@ -10,19 +10,24 @@
 use std::collections::BTreeMap;
 
 use ruma::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId};
+use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Device, E2ee, Elsewhere, fallback_keys, keys::split, published};
+use super::{
+    Device, E2ee, Elsewhere, fallback_keys,
+    keys::{SIGNED_CURVE25519, split},
+    published,
+};
 use crate::{
     error::{Error, Result},
     protocol::canonical::{self, Object},
     store::{
-        Rows, Store, StoreError, Ticket, Write,
+        Key, Rows, Store, StoreError, Table, Ticket, Write,
         schema::{
             UserNo,
             e2ee::{
-                ONE_TIME_KEY_IDS, ONE_TIME_KEYS, ONE_TIME_KEYS_ISSUED, OneTimeKeyIdRow, OneTimeKeyRow, SUPPLY,
-                SupplyRow,
+                ONE_TIME_KEY_IDS, ONE_TIME_KEYS, ONE_TIME_KEYS_EPOCH, ONE_TIME_KEYS_ISSUED, OneTimeKeyIdRow,
+                OneTimeKeyRow, SUPPLY, SupplyRow,
             },
             numbers,
         },
@@ -32,14 +37,48 @@ use crate::{
 /// How many keys a device may have waiting here, and how many names of those handed out are remembered.
 /// The first is not more than the second: then no upload can be repeated and bring a key back.
 const MOST_KEYS: u64 = 1_000;
+/// How many rows are removed in one `Write`.
+const REMOVED_AT_ONCE: usize = 1_000;
 
-/// How many one-time keys of a device nobody has claimed, by algorithm: for `/sync`.
+/// How many one-time keys of a device nobody has claimed, by algorithm: for `/sync`. The algorithm that
+/// clients use is always there, also with 0: some upload nothing unless they are told that there is nothing.
 pub fn counts(store: &Store, user: UserNo, device: &str) -> Result<BTreeMap<String, u64>, StoreError> {
     counts_in(store, user, device)
 }
 
 pub(super) fn counts_in(rows: &impl Rows, user: UserNo, device: &str) -> Result<BTreeMap<String, u64>, StoreError> {
-    Ok(rows.row(SUPPLY, &(user, device.to_owned()))?.unwrap_or_default().counts)
+    let mut counts = rows.row(SUPPLY, &(user, device.to_owned()))?.unwrap_or_default().counts;
+    counts.entry(SIGNED_CURVE25519.to_owned()).or_default();
+    Ok(counts)
+}
+
+/// Forgets all one-time keys of a store that was restored from an archive, or rebuilt with a loss. Which of
+/// them were handed out since is unknown, and none may be handed out twice. To be run at every start,
+/// before anybody can claim.
+pub fn sweep(store: &Store) -> Result<(), StoreError> {
+    if store.get(ONE_TIME_KEYS_EPOCH, &())? == Some(store.epoch()) {
+        return Ok(());
+    }
+    clear(store, ONE_TIME_KEYS)?;
+    clear(store, ONE_TIME_KEY_IDS)?;
+    clear(store, ONE_TIME_KEYS_ISSUED)?;
+    clear(store, SUPPLY)?;
+    let mut write = store.write();
+    write.put(ONE_TIME_KEYS_EPOCH, &(), &store.epoch());
+    // Nobody waits: whoever decides sees what is queued, and this comes after all that was removed.
+    write.commit().map(drop)
+}
+
+fn clear<K: Key, V: Serialize + DeserializeOwned>(store: &Store, table: Table<K, V>) -> Result<(), StoreError> {
+    let mut rows = store.scan(table, &()).peekable();
+    while rows.peek().is_some() {
+        let mut write = store.write();
+        for row in rows.by_ref().take(REMOVED_AT_ONCE) {
+            write.delete(table, &row?.0);
+        }
+        drop(write.commit()?);
+    }
+    Ok(())
 }
 
 /// Adds checked keys. The caller holds the lock of the user.

@@ -33,8 +33,13 @@ impl SyncToken {
         Self { epoch: store.epoch(), position, boot: store.boot(), live, inbox: position }
     }
 
-    /// Reads a token; `None` for what never was one.
+    /// Reads a token, also a `pos` of sliding sync, which is one with a number behind it; `None` for what never
+    /// was one.
     pub fn parse(text: &str) -> Option<Self> {
+        let text = match text.split_once('~') {
+            Some((token, number)) => number.parse::<u64>().ok().map(|_| token)?,
+            None => text,
+        };
         let mut parts = text.strip_prefix('s')?.split('.').map(|part| part.parse().ok());
         let (epoch, position) = (parts.next()??, Position(parts.next()??));
         let (boot, live) = (parts.next()??, parts.next()??);
@@ -113,7 +118,8 @@ mod tests {
         let behind = SyncToken { inbox: Position(7), ..token };
         assert_eq!(behind.to_string(), "s1.22.333.4.7");
         assert_eq!(SyncToken::parse("s1.22.333.4.7"), Some(behind));
-        for wrong in ["", "s", "s1.2.3", "s1.2.3.4.", "s1.2.3.4.5.6", "1.2.3.4", "s1.2.3.x", "t1-2"] {
+        assert_eq!(SyncToken::parse("s1.22.333.4~5"), Some(token));
+        for wrong in ["", "s", "s1.2.3", "s1.2.3.4.", "s1.2.3.4~x", "s1.2.3.4.5.6", "1.2.3.4", "s1.2.3.x", "t1-2"] {
             assert_eq!(SyncToken::parse(wrong), None, "{wrong}");
         }
     }

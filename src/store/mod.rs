@@ -29,7 +29,7 @@ pub mod schema;
 mod segments;
 pub mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod verify;
 mod write;
 

@@ -1,15 +1,23 @@
 //! Keys, messages between devices and backups, as clients use them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path, sync::Arc};
 
-use ingle::protocol::{
-    canonical::{self, Object},
-    hash::base64,
-    sign::{KeyPair, sign_json},
+use ingle::{
+    app::{App, SWEEPS},
+    chance::Chance,
+    clock::Clock,
+    config::Config,
+    protocol::{
+        canonical::{self, Object},
+        hash::base64,
+        sign::{KeyPair, sign_json},
+    },
+    remote::transport::Island,
+    store::{Options, Store},
 };
 use serde_json::{Value, json};
 
-use crate::harness::{User, server};
+use crate::harness::{Server, User, server};
 
 const V3: &str = "/_matrix/client/v3";
 const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
@@ -102,7 +110,43 @@ async fn a_key_is_uploaded_found_and_claimed_once() {
     assert_eq!(*key, one_time(&ann, ann.device.as_str(), &["one"])["signed_curve25519:one"]);
     let second = bob.post(&format!("{V3}/keys/claim"), claim).await.ok();
     assert_eq!(second, json!({ "failures": {}, "one_time_keys": {} }));
-    assert_eq!(sync(&ann, "").await["device_one_time_keys_count"], json!({}));
+    assert_eq!(sync(&ann, "").await["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
+}
+
+/// A server over a folder, as `ingle serve` opens it.
+fn on_disk(folder: &Path) -> Server {
+    let options = Options { sweeps: SWEEPS, min_free: 0, reserve: 0, ..Options::new(folder) };
+    let (store, key) = (Store::open(options).expect("a store"), KeyPair::from_seed(&[7; 32], "test"));
+    let (clock, chance) = (Clock::by_hand(1_782_000_000_000), Chance::seeded(7));
+    Server::new(App::new(Config::for_tests(), clock, chance, store, key, Arc::new(Island)).expect("good rows"))
+}
+
+#[tokio::test]
+async fn a_restored_server_hands_out_no_one_time_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    let server = on_disk(&old);
+    let (ann, bob) = server.with_users("ann", "bob").await;
+    upload(&ann, &["one", "two"]).await;
+    let archive = server.ctx.store.archive().expect("an archive");
+    let claim = json!({ "one_time_keys": { &ann.id: { &ann.device: "signed_curve25519" } } });
+    let first = bob.post(&format!("{V3}/keys/claim"), claim.clone()).await.ok();
+    assert!(first["one_time_keys"][ann.id.as_str()].is_object());
+
+    Store::restore(&Options { min_free: 0, reserve: 0, ..Options::new(&new) }, &archive).expect("restored");
+    let restored = on_disk(&new);
+    let [ann, bob] = [ann, bob].map(|user| User { server: restored.clone(), ..user });
+    let second = bob.post(&format!("{V3}/keys/claim"), claim.clone()).await.ok();
+    assert_eq!(second["one_time_keys"], json!({}));
+    assert_eq!(sync(&ann, "").await["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
+    let found = bob.post(&format!("{V3}/keys/query"), json!({ "device_keys": { &ann.id: [] } })).await.ok();
+    assert!(found["device_keys"][ann.id.as_str()][ann.device.as_str()].is_object(), "the device is still known");
+    // The client uploads others, which stay at the next start.
+    upload(&ann, &["three"]).await;
+    let (id, device, token) = (ann.id.clone(), ann.device.clone(), ann.token.clone());
+    drop((ann, bob, restored));
+    let ann = User { server: on_disk(&new), id, device, token };
+    assert_eq!(sync(&ann, "").await["device_one_time_keys_count"], json!({ "signed_curve25519": 1 }));
 }
 
 #[tokio::test]
@@ -182,6 +226,13 @@ async fn a_new_device_is_announced_and_a_removed_one_too() {
     let changes = format!("{V3}/keys/changes?from={0}&to={0}", token(&anns));
     assert_eq!(ann.get(&changes).await.ok(), json!({ "changed": [], "left": [] }));
     ann.get(&format!("{V3}/keys/changes?from=x&to=y")).await.is("400 M_INVALID_PARAM");
+    // A token of sliding sync is as good, and one of another life of the server means everything.
+    let slid = ann.post("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", json!({})).await.ok();
+    let pos = slid["pos"].as_str().expect("a pos");
+    let changes = format!("{V3}/keys/changes?from={pos}&to={pos}");
+    assert_eq!(ann.get(&changes).await.ok(), json!({ "changed": [], "left": [] }));
+    let changes = format!("{V3}/keys/changes?from=s99.1.1.1&to={pos}");
+    assert_eq!(ann.get(&changes).await.ok()["changed"], json!([ann.id]));
 
     ann.delete(&format!("{V3}/devices/{}", tablet.device), json!({ "auth": ann.proof() })).await.ok();
     assert_eq!(devices(&sync(&ann, token(&anns)).await), "changed [@ann] left []");

@@ -38,7 +38,7 @@ pub async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
 }
 
 impl Server {
-    pub(super) fn new(ctx: Ctx) -> Self {
+    pub fn new(ctx: Ctx) -> Self {
         Self { http: api::http(Arc::clone(&ctx)), ctx }
     }
 

@@ -109,11 +109,10 @@ pub struct FallbackKeyRow {
 /// Fallback keys: `(user, device, algorithm)`.
 pub const FALLBACK_KEYS: Table<(UserNo, String, String), FallbackKeyRow> = Table::new("fallback_keys");
 
-/// The tables that must not come back from an archive. Which of its one-time keys were handed out since
-/// it was made is unknown, and none may be handed out twice; clients see that there are none and upload
-/// new ones.
-pub const GONE_AFTER_RESTORE: &[&str] =
-    &[ONE_TIME_KEYS.name, ONE_TIME_KEY_IDS.name, ONE_TIME_KEYS_ISSUED.name, SUPPLY.name];
+/// The epoch of the store in which the one-time keys were uploaded. One row. In a store of another epoch,
+/// restored or rebuilt with a loss, which of them were handed out is unknown, and none may be handed out
+/// twice: they are forgotten, and clients upload others.
+pub const ONE_TIME_KEYS_EPOCH: Table<(), u64> = Table::new("one_time_keys_epoch");
 
 /// Why somebody may have to look at a user's keys again, or no longer has to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use crate::store::{
 const BLOCK: usize = 4096;
 
 /// Lets all threads of a store stop at their next step, and keeps a copy of what was durable last.
-struct Machine {
+pub(crate) struct Machine {
     folder: TempDir,
     /// Held by whoever takes a copy.
     gate: Arc<RwLock<()>>,
@@ -28,7 +28,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempdir().unwrap(), gate: Arc::default(), durable: Arc::new(Mutex::new(tempdir().unwrap())) }
     }
 
@@ -47,7 +47,7 @@ impl Machine {
         })
     }
 
-    fn start(&self) -> Store {
+    pub(crate) fn start(&self) -> Store {
         let mut options = options(self.folder.path());
         options.faults = self.faults();
         // Small, so that much happens in a short time.
@@ -60,7 +60,7 @@ impl Machine {
     }
 
     /// The folder as a crash at this moment would leave it, and the last Write that sled may know of.
-    fn crash(&self, store: &Store) -> (TempDir, u64) {
+    pub(crate) fn crash(&self, store: &Store) -> (TempDir, u64) {
         let crashed = tempdir().unwrap();
         let stopped = self.gate.write();
         let applied = store.core().applied.lock().last;
@@ -84,7 +84,7 @@ fn generations(folder: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Takes back, block by block and as chance has it, what no fsync had reached.
-fn power_cut(folder: &Path, applied: u64, chance: &mut Chance) {
+pub(crate) fn power_cut(folder: &Path, applied: u64, chance: &mut Chance) {
     let durable = folder.join("durable");
     for generation in generations(folder) {
         let before = durable.join(generation.file_name().unwrap());
@@ -164,7 +164,7 @@ fn check(seed: u64, moments: u64, mut also: impl FnMut(u64, &Model)) {
 }
 
 /// As many as usual, or as the environment says: `CRASHES=100 cargo test crashes`.
-fn seeds(usual: u64) -> u64 {
+pub(crate) fn seeds(usual: u64) -> u64 {
     env::var("CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 

@@ -1,7 +1,7 @@
 //! The store from outside, on a real folder: what was acknowledged is there, and nothing is there by half.
 
 mod basics;
-mod crashes;
+pub(crate) mod crashes;
 mod failures;
 mod recovery;
 
@@ -41,7 +41,7 @@ fn child_process() {
     }
 }
 
-fn open(folder: &Path) -> Store {
+pub(crate) fn open(folder: &Path) -> Store {
     Store::open(options(folder)).unwrap()
 }
 
@@ -93,14 +93,14 @@ fn digests(store: &Store) -> [Digests; 2] {
 }
 
 /// A source of chance that is the same each time.
-struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

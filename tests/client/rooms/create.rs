@@ -48,6 +48,27 @@ async fn what_cannot_be_a_room_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn new_rooms_are_encrypted_where_the_configuration_says_so() {
+    use ingle::config::EncryptByDefault::{All, Invite, Off};
+    for (which, expected) in [(All, [true, true, true]), (Invite, [false, true, true]), (Off, [false, false, false])] {
+        let server = server_with(|config| config.rooms.encryption_enabled_by_default = which).await;
+        let ann = server.with_user("ann").await;
+        for (preset, encrypted) in ["public_chat", "private_chat", "trusted_private_chat"].into_iter().zip(expected) {
+            let room = ann.create_room().with("preset", preset).await;
+            let state = ann.state(&room, "m.room.encryption", "").await;
+            match encrypted {
+                true => assert_eq!(state.ok()["algorithm"], "m.megolm.v1.aes-sha2", "{which:?} {preset}"),
+                false => drop(state.is("404 M_NOT_FOUND")),
+            }
+        }
+        // What the client says counts.
+        let own = json!([{ "type": "m.room.encryption", "state_key": "", "content": { "algorithm": "m.other" } }]);
+        let room = ann.create_room().with("initial_state", own).await;
+        assert_eq!(ann.state(&room, "m.room.encryption", "").await.ok()["algorithm"], "m.other");
+    }
+}
+
+#[tokio::test]
 async fn only_admins_list_rooms_where_the_configuration_says_so() {
     let server = server_with(|config| config.rooms.publish = ingle::config::Publish::Admins).await;
     let ann = server.with_user("ann").await;
