@@ -5,6 +5,7 @@
 use http::{Method, Uri};
 use serde_json::json;
 
+use super::client::voip;
 use crate::{
     app::Ctx,
     error::{Error, Result},
@@ -19,7 +20,13 @@ pub fn routes(to: &mut Routes) {
 
 /// Where clients find this server.
 async fn client(ctx: Ctx, (): (), _: Raw) -> Result<Reply> {
-    Reply::value(&json!({ "m.homeserver": { "base_url": ctx.config.public_url() } }))
+    let mut file = json!({ "m.homeserver": { "base_url": ctx.config.public_url() } });
+    let calls = voip::rtc(&ctx.config);
+    if !calls.is_empty() {
+        // Spec: MSC4143
+        file["org.matrix.msc4143.rtc_foci"] = calls.into();
+    }
+    Reply::value(&file)
 }
 
 /// Where other servers find this server.

@@ -11,6 +11,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ruma::{OwnedServerName, RoomVersionId};
@@ -90,6 +91,9 @@ option::options! {
             /// Which new rooms are encrypted even if the client does not ask for it: "all", those which one
             /// must be invited to ("invite"), or none ("off").
             encryption_enabled_by_default: EncryptByDefault = "\"off\"";
+            /// For how long a client may leave an event here to be sent later. Calls need it: it is how somebody
+            /// whose connection breaks off leaves a call. "0s" turns it off.
+            max_event_delay: Duration = "\"24h\"";
         }
 
         [directory]
@@ -124,6 +128,32 @@ option::options! {
             max_connections: usize = "4096";
             /// How many of them may come from one address.
             max_connections_per_address: usize = "256";
+        }
+
+        [turn]
+        /// Calls between two people go straight from one to the other. Where networks do not let them through,
+        /// they need a TURN server, such as coturn, whose address and secret stand here.
+        Turn {
+            /// The addresses of the TURN server.
+            uris: Vec<String> = "[]" like "[\"turn:turn.example.org?transport=udp\"]";
+            /// The secret that the TURN server has as `static-auth-secret`: everybody gets a password of their
+            /// own, which holds for a while.
+            shared_secret: Option<String> = "" like "\"the same long random text\"";
+            /// The name for everybody, on a TURN server that does not work with a secret.
+            username: Option<String> = "" like "\"ingle\"";
+            /// The password that belongs to it.
+            password: Option<String> = "" like "\"a long random text\"";
+            /// For how long passwords hold.
+            lifetime: Duration = "\"1h\"";
+            /// Whether guests may use it.
+            guests: bool = "true";
+        }
+
+        [rtc]
+        /// Calls of several people in Element Call and clients like it.
+        Rtc {
+            /// The address of the service that lets people into calls on your LiveKit server.
+            livekit_service_url: Option<PublicUrl> = "" like "\"https://livekit.example.org\"";
         }
 
         [application_services]

@@ -34,6 +34,15 @@ pub fn check(config: &Config) -> Vec<String> {
     if config.registration.shared_secret.as_ref().is_some_and(|secret| secret.len() < 8) {
         problems.push("registration.shared_secret is too short to be a secret; write at least 8 characters".to_owned());
     }
+    let turn = &config.turn;
+    if !turn.uris.is_empty() && turn.shared_secret.is_none() && (turn.username.is_none() || turn.password.is_none()) {
+        problems.push("[turn] has uris but no way in; write `shared_secret`, or `username` and `password`".to_owned());
+    }
+    if let Some(uri) =
+        turn.uris.iter().find(|uri| !["turn:", "turns:", "stun:"].iter().any(|kind| uri.starts_with(kind)))
+    {
+        problems.push(format!("{uri:?} in [turn] is no address of a TURN server; write \"turn:{uri}\""));
+    }
     problems
 }
 
@@ -49,6 +58,17 @@ mod tests {
         config.tls.certificate = vec!["a.pem".into()];
         assert!(check(&config)[0].contains("as many keys"));
         config.tls.key = vec!["a.key".into()];
+        assert_eq!(check(&config), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_turn_server_needs_an_address_and_a_way_in() {
+        let mut config = Config::default();
+        config.turn.uris = vec!["turn.example.org".into()];
+        let problems = check(&config);
+        assert!(problems[0].contains("no way in") && problems[1].contains("\"turn:turn.example.org\""), "{problems:?}");
+        config.turn.uris = vec!["turn:turn.example.org".into()];
+        config.turn.shared_secret = Some("secret".into());
         assert_eq!(check(&config), Vec::<String>::new());
     }
 

@@ -14,6 +14,7 @@ pub mod append;
 pub mod backfill;
 pub mod cache;
 pub mod create;
+pub mod delayed;
 pub mod directory;
 pub mod doors;
 pub mod ephemeral;
@@ -102,6 +103,8 @@ pub struct Rooms {
     receipts: Mutex<()>,
     /// What other servers have shown of rooms that this server is not in.
     heard: outside::Heard,
+    /// Events that wait to be sent.
+    pub delayed: delayed::Delayed,
 }
 
 /// A room that is in memory. There is never more than one of these per room.
@@ -158,6 +161,7 @@ impl Rooms {
             aliases: Mutex::default(),
             receipts: Mutex::default(),
             heard: outside::Heard::default(),
+            delayed: delayed::Delayed::default(),
         }
     }
 

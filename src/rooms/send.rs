@@ -22,9 +22,9 @@ use crate::{
     error::{Error, Result},
     protocol::canonical::{self, Object, Value},
     store::{
-        Ticket,
+        Ticket, Write,
         schema::{
-            UserNo,
+            EventNo, UserNo,
             events::{RELATIONS, TRANSACTION_OF, TRANSACTIONS},
             numbers,
             rooms::ALIASES,
@@ -80,8 +80,7 @@ pub fn message(rooms: &Rooms, by: Sender<'_>, room: &RoomId, new: &NewMessage<'_
         // Nothing new; but the event may still be on its way to the disk, and this comes after it.
         return Ok((id, rooms.store.write().commit()?));
     }
-    deciding.check_annotation(&event)?;
-    deciding.check_redaction(&event)?;
+    deciding.check(&event)?;
     let sent = deciding.send(event)?;
     let (number, _) = deciding.head().extremities[0];
     deciding.write.put(TRANSACTIONS, &key, &number);
@@ -108,12 +107,46 @@ pub fn state(
     let mut event = NewEvent::state(by, kind, state_key, content(&room, json)?);
     event.timestamp = timestamp;
     let mut deciding = rooms.decide(&room);
-    match kind {
-        "m.room.canonical_alias" if state_key.is_empty() => deciding.check_canonical_alias(&event.content)?,
-        "m.room.member" => deciding.check_member(state_key, &event.content)?,
-        _ => {}
-    }
+    deciding.check(&event)?;
     let sent = deciding.send(event)?;
+    Ok((sent.event_id.clone(), deciding.commit()?))
+}
+
+/// An event without anything that belongs to one request.
+pub(super) struct Plain<'a> {
+    /// The type.
+    pub kind: &'a str,
+    /// The state key, for a state event.
+    pub state_key: Option<&'a str>,
+    /// The content, as JSON.
+    pub content: &'a str,
+}
+
+/// Sends an event of either kind, together with what `also` puts into the same `Write`.
+///
+/// Errors: as [`message`] and [`state`].
+pub(super) fn plain(
+    rooms: &Rooms,
+    by: &UserId,
+    room: &RoomId,
+    new: &Plain<'_>,
+    also: impl FnOnce(&mut Write, EventNo, &EventId) -> Result<()>,
+) -> Result<(OwnedEventId, Ticket)> {
+    let room = rooms.joined(room, by)?;
+    let content = content(&room, new.content)?;
+    let event = match new.state_key {
+        Some(state_key) => NewEvent::state(by, new.kind, state_key, content),
+        None => {
+            let mut event = NewEvent::message(by, new.kind, content);
+            event.redacts = redacted(&room, &mut event, None)?;
+            event
+        }
+    };
+    let mut deciding = rooms.decide(&room);
+    deciding.check(&event)?;
+    let sent = deciding.send(event)?;
+    let (number, _) = deciding.head().extremities[0];
+    also(&mut deciding.write, number, &sent.event_id)?;
     Ok((sent.event_id.clone(), deciding.commit()?))
 }
 
@@ -156,6 +189,19 @@ fn redacted(room: &Room, event: &mut NewEvent, named: Option<&EventId>) -> Resul
 }
 
 impl Deciding<'_> {
+    /// Refuses what the authorization rules leave to the server of the sender.
+    fn check(&self, event: &NewEvent) -> Result<()> {
+        match (event.kind.as_str(), event.state_key.as_deref()) {
+            ("m.room.canonical_alias", Some("")) => self.check_canonical_alias(&event.content),
+            ("m.room.member", Some(user)) => self.check_member(user, &event.content),
+            (_, Some(_)) => Ok(()),
+            (_, None) => {
+                self.check_annotation(event)?;
+                self.check_redaction(event)
+            }
+        }
+    }
+
     /// Refuses to take back what is not there, or what somebody else has said if the sender has not the power to.
     /// The authorization rules leave this to the server of the sender.
     ///

@@ -24,6 +24,7 @@ use crate::{
     },
     store::schema::{
         RoomNo, StateKeyNo, StateNo, UserNo,
+        delayed::DELAYED_AS,
         events::{Standing, TRANSACTION_OF},
         numbers,
         rooms::{USER_ROOMS, UserRoomRow},
@@ -245,6 +246,11 @@ impl<'a> Viewer<'a> {
         }
         if let Some(transaction) = self.transaction(known)? {
             text(&mut out, "transaction_id", &transaction);
+        }
+        if known.event.sender == self.user
+            && let Some(delayed) = self.rooms.store.get(DELAYED_AS, &known.number)?
+        {
+            text(&mut out, "org.matrix.msc4140.delay_id", &delayed);
         }
         out.push('}');
         Ok(out)

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{ephemeral, profile},
+    rooms::{delayed, ephemeral, profile},
     store::StoreError,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often to look for typing notices that have ended, at most.
 const TYPING: Duration = Duration::from_secs(1);
+/// How long the task that sends delayed events sleeps at most, in milliseconds.
+const LONGEST_WAIT: u64 = 30_000;
 /// How often to look whether the store wants an archive or less dead space.
 const UPKEEP: Duration = Duration::from_secs(600);
 
@@ -25,6 +27,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices", typing);
     keep_up(ctx, "looking after the store", upkeep);
+    keep_up(ctx, "sending delayed events", delayed);
     keep_up(ctx, "showing new profiles in rooms", profiles);
 }
 
@@ -73,6 +76,20 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 /// Finishes what a stop has interrupted, once.
 async fn profiles(ctx: Ctx) -> Result<()> {
     profile::resume(&ctx.rooms).await
+}
+
+/// Sends what was to be sent later, when its time has come.
+async fn delayed(ctx: Ctx) -> Result<()> {
+    let rooms = &ctx.rooms;
+    loop {
+        let next = delayed::send_due(rooms).await?;
+        // The clock may be turned: nobody sleeps for long.
+        let wait = next.map_or(u64::MAX, |next| next.saturating_sub(rooms.clock.now())).clamp(10, LONGEST_WAIT);
+        tokio::select! {
+            () = rooms.delayed.news.notified() => {}
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+        }
+    }
 }
 
 /// Ends typing notices when their time is over.

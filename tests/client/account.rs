@@ -128,5 +128,5 @@ async fn an_openid_token_is_for_oneself() {
 #[tokio::test]
 async fn there_is_no_relay_for_calls() {
     let ann = server().await.with_user("ann").await;
-    assert_eq!(ann.get("/_matrix/client/v3/voip/turnServer").await.ok()["uris"], json!([]));
+    assert_eq!(ann.get("/_matrix/client/v3/voip/turnServer").await.ok(), json!({}));
 }

@@ -4,6 +4,8 @@ mod account;
 mod account_data;
 mod admin_register;
 mod bad_input;
+mod calls;
+mod delayed;
 mod devices;
 mod discovery;
 mod encryption;

@@ -5,11 +5,13 @@
 use ruma::api::client::discovery::get_capabilities;
 use serde_json::{Map, Value, json};
 
+use super::delayed;
 use crate::{
     app::Ctx,
     error::Result,
     http::{Reply, User},
     protocol::version,
+    rooms::delayed::MOST_WAITING,
 };
 
 /// Lists them.
@@ -26,6 +28,12 @@ pub async fn get(ctx: Ctx, user: User, _: get_capabilities::v3::Request) -> Resu
         "m.get_login_token": { "enabled": true },
         "m.forget_forced_upon_leave": { "enabled": false },
     });
+    if !ctx.config.rooms.max_event_delay.is_zero() {
+        // Spec: MSC4140
+        let limits = json!({ "max_delay_ms": delayed::longest(&ctx), "max_scheduled": MOST_WAITING });
+        capabilities["org.matrix.msc4140.delayed_events"] = limits.clone();
+        capabilities["m.delayed_events"] = limits;
+    }
     if user.admin {
         capabilities["m.account_moderation"] = json!({ "lock": true, "suspend": true });
     }

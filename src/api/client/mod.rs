@@ -6,6 +6,7 @@ mod admin_register;
 mod capabilities;
 mod cross_signing;
 mod dehydrated;
+mod delayed;
 mod devices;
 mod discovery;
 mod filters;
@@ -24,7 +25,7 @@ mod sync;
 mod to_device;
 mod uia;
 mod user_directory;
-mod voip;
+pub(super) mod voip;
 
 use http::Method;
 
@@ -137,7 +138,9 @@ pub fn routes(to: &mut Routes) {
 
     // OpenID, calls
     to.add(account::openid_token);
-    to.add(voip::turn_server);
+    to.add(voip::turn_server).guests();
+    to.raw(Method::GET, "/_matrix/client/v1/rtc/transports", voip::transports);
+    to.also("/_matrix/client/unstable/org.matrix.msc4143/rtc/transports");
 
     // Rooms
     rooms::routes(to);
@@ -145,6 +148,7 @@ pub fn routes(to: &mut Routes) {
         .also("/_matrix/client/r0/search")
         .waits()
         .rate_limited();
+    delayed::routes(to);
     to.add(user_directory::search);
     to.add(user_directory::mutual_rooms);
 }

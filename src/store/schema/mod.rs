@@ -3,6 +3,7 @@
 //! Long identifiers are written once and stand as numbers everywhere else: rooms, users, events and
 //! state keys. A number is never reused.
 
+pub mod delayed;
 pub mod devices;
 pub mod e2ee;
 pub mod events;
