@@ -101,7 +101,7 @@ fn decide(e2ee: &E2ee, device: Device<'_>, upload: &Upload, met: Need) -> Result
     if !changed {
         return Ok(None);
     }
-    device_lists::record(&mut write, device.number)?;
+    device_lists::record_identity(&mut write, device.number)?;
     Ok(Some(write.commit()?))
 }
 

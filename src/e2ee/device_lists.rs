@@ -20,7 +20,7 @@ use crate::{
         Position, Store, StoreError, Write,
         schema::{
             RoomNo, UserNo,
-            e2ee::{LIST_CHANGES, ListChange},
+            e2ee::{LIST_CHANGES, ListChange, STREAMS, StreamRow},
             federation::{OUTBOX, OutboxRow},
             numbers,
             rooms::{LOCAL_MEMBERS, MEMBERS, USER_ROOMS},
@@ -31,17 +31,46 @@ use crate::{
 /// Stands for "no room" in the keys of the log.
 const NO_ROOM: RoomNo = RoomNo(0);
 
-/// Records, within a `Write`, that the devices or cross-signing keys of a user of this server changed: everybody
-/// here who follows them wakes, and other servers will be told.
-pub fn record(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
-    record_remote(write, user)?;
+/// How far numbers of changes jump when newer ones than the newest known may have been given out.
+const JUMP: u64 = 1 << 20;
+
+/// Records, within a `Write`, that the keys or the name of a device of a user of this server changed, or that the
+/// device is gone: everybody here who follows them wakes, and other servers will be told. The caller holds the
+/// lock of the user's keys.
+///
+/// Spec: server-server-api#device-management
+pub fn record_device(write: &mut Write, user: UserNo, device: &str) -> Result<(), StoreError> {
+    record(write, user)?;
+    let epoch = write.epoch();
+    let (number, prev) = match write.get(STREAMS, &user)? {
+        Some(row) if row.epoch == epoch => (row.number + 1, Some(row.number)),
+        // A predecessor that was never told: whoever knew the lost future asks for the whole list.
+        Some(row) => (row.number + JUMP, Some(row.number + JUMP - 1)),
+        None => (1, None),
+    };
+    write.put(STREAMS, &user, &StreamRow { number, epoch });
+    let row = OutboxRow::Device { user, device: device.to_owned(), stream: number, prev };
     let slot = write.slot();
-    write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::Devices(user)));
+    write.put_at(OUTBOX, slot, move |at| (at, row));
     Ok(())
 }
 
-/// Records the same of a user of another server.
-pub fn record_remote(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
+/// Records the same of the master key or the self-signing key.
+pub fn record_identity(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
+    record(write, user)?;
+    let slot = write.slot();
+    write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::SigningKeys(user)));
+    Ok(())
+}
+
+/// The number of the newest change of a local user's devices.
+pub fn stream(store: &Store, user: UserNo) -> Result<u64, StoreError> {
+    Ok(store.get(STREAMS, &user)?.unwrap_or_default().number)
+}
+
+/// Records, within a `Write`, that the devices or keys of a user of any server changed, for those who follow them
+/// here.
+pub fn record(write: &mut Write, user: UserNo) -> Result<(), StoreError> {
     let slot = write.slot();
     write.put_at(LIST_CHANGES, slot, move |at| ((at, user, NO_ROOM), ListChange::Keys));
     write.wake(user);

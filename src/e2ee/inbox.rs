@@ -69,7 +69,7 @@ fn decide(e2ee: &E2ee, sender: Device<'_>, kind: &str, transaction: &str, messag
         return Ok(write.commit()?);
     }
     put(e2ee, &mut write, sender.user, kind, messages)?;
-    put_out(e2ee, &mut write, sender.user, kind, transaction, messages);
+    put_out(e2ee, &mut write, sender.user, kind, messages);
     Ok(write.commit()?)
 }
 
@@ -92,19 +92,32 @@ fn put(e2ee: &E2ee, write: &mut Write, sender: &UserId, kind: &str, messages: &M
     Ok(())
 }
 
-/// Puts the messages for users of other servers out, one ephemeral event per server.
+/// Puts the messages for users of other servers out, as few ephemeral events per server as their size allows.
 ///
 /// Spec: server-server-api#send-to-device-messaging
-fn put_out(e2ee: &E2ee, write: &mut Write, sender: &UserId, kind: &str, transaction: &str, messages: &Messages) {
-    let mut servers: BTreeMap<&ServerName, BTreeMap<&UserId, _>> = BTreeMap::new();
+fn put_out(e2ee: &E2ee, write: &mut Write, sender: &UserId, kind: &str, messages: &Messages) {
+    type Part<'a> = (usize, BTreeMap<&'a UserId, BTreeMap<&'a DeviceIdOrAllDevices, &'a RawValue>>);
+    let mut servers: BTreeMap<&ServerName, Vec<Part<'_>>> = BTreeMap::new();
     for (user, messages) in messages.iter().filter(|(user, _)| !e2ee.is_local(user)) {
-        servers.entry(user.server_name()).or_default().insert(user, messages);
+        let parts = servers.entry(user.server_name()).or_default();
+        for (device, content) in messages {
+            let size = content.get().len() + 100;
+            if parts.last().is_none_or(|(before, _)| before + size > MOST_CONTENT) {
+                parts.push(Default::default());
+            }
+            if let Some((bytes, part)) = parts.last_mut() {
+                *bytes += size;
+                part.entry(user).or_default().insert(device, content);
+            }
+        }
     }
-    for (server, messages) in servers {
+    let parts = servers.into_iter().flat_map(|(server, parts)| parts.into_iter().map(move |(_, part)| (server, part)));
+    for (server, messages) in parts {
         let content = json!({
             "sender": sender,
             "type": kind,
-            "message_id": format!("{}-{kind}-{transaction}", e2ee.clock.now()),
+            // No more than 32 characters, also of a store that was restored.
+            "message_id": format!("{:x}.{:x}", e2ee.clock.now(), write.number()),
             "messages": messages,
         });
         let edu = json!({ "edu_type": "m.direct_to_device", "content": content }).to_string();

@@ -109,7 +109,7 @@ fn put_identity(write: &mut Write, device: Device<'_>, mut row: SignedRow) -> Re
         }
     }
     write.put(DEVICE_KEYS, &device.place(), &row);
-    device_lists::record(write, device.number)?;
+    device_lists::record_device(write, device.number, device.id)?;
     Ok(())
 }
 

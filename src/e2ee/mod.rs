@@ -4,7 +4,7 @@
 //! [`E2ee`] is the context. [`keys`] takes what a device uploads, [`query`] tells whose keys are what,
 //! [`one_time_keys`] and [`fallback_keys`] are claimed, [`cross_signing`] and [`signatures`] tie devices to
 //! people, [`inbox`] holds messages for devices, [`device_lists`] says whose keys a client has to ask for
-//! again, and [`backup`] and [`dehydrated`] are what their names say. What is asked of other servers'
+//! again, [`elsewhere`] keeps what other servers said of their users, and [`backup`] and [`dehydrated`] are what their names say. What is asked of other servers'
 //! users is returned apart, by server, for whoever can ask there.
 //!
 //! Nothing here knows of rooms or of sessions: who shares a room is read from the rows of `rooms`, and
@@ -14,6 +14,7 @@ pub mod backup;
 pub mod cross_signing;
 pub mod dehydrated;
 pub mod device_lists;
+pub mod elsewhere;
 pub mod fallback_keys;
 pub mod inbox;
 pub mod keys;
@@ -32,6 +33,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use ruma::{OwnedServerName, UserId};
+use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
@@ -63,6 +65,8 @@ pub struct E2ee {
     pub clock: Clock,
     /// The name of this server.
     pub server_name: OwnedServerName,
+    /// Told when the devices of another server's user must be asked for again.
+    pub lost: Arc<Notify>,
     locks: Arc<Locks>,
 }
 
@@ -122,7 +126,7 @@ impl E2ee {
             users: std::array::from_fn(|_| Mutex::new(())),
             hasher: RandomState::new(),
         };
-        Self { store, clock, server_name, locks: Arc::new(locks) }
+        Self { store, clock, server_name, lost: Arc::default(), locks: Arc::new(locks) }
     }
 
     /// Whether a user is of this server.
@@ -168,7 +172,7 @@ impl E2ee {
             {
                 write.put(CROSS_SIGNING, &master, &row);
             }
-            device_lists::record(write, user)?;
+            device_lists::record_device(write, user, device)?;
         }
         Ok(())
     }
@@ -179,7 +183,7 @@ impl E2ee {
         if !write.scan(CROSS_SIGNING, &user)?.is_empty() {
             delete_all(write, CROSS_SIGNING, &user)?;
             delete_all(write, MASTER_SIGNATURES, &user)?;
-            device_lists::record(write, user)?;
+            device_lists::record_identity(write, user)?;
         }
         for ((_, version), row) in write.scan(BACKUPS, &user)? {
             write.put(BACKUPS, &(user, version), &BackupRow { deleted: true, ..row });

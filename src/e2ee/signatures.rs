@@ -63,20 +63,26 @@ fn own(e2ee: &E2ee, device: Device<'_>, keys: Keys) -> Result<Outcome> {
     let mut write = e2ee.store.write();
     device.check_there(&write)?;
     let mut failures = BTreeMap::new();
-    let mut changed = false;
+    let mut changed = Vec::new();
     for (id, object) in keys {
         match object.and_then(|object| own_key(&mut write, device, &id, &object)) {
-            Ok(new) => changed |= new,
+            Ok(true) => changed.push(id),
+            Ok(false) => {}
             Err(error) if error.status.is_client_error() => {
                 failures.insert(id, error);
             }
             Err(error) => return Err(error),
         }
     }
-    if !changed {
+    if changed.is_empty() {
         return Ok((failures, None));
     }
-    device_lists::record(&mut write, device.number)?;
+    for id in changed {
+        match write.get(DEVICE_KEYS, &(device.number, id.clone()))? {
+            Some(_) => device_lists::record_device(&mut write, device.number, &id)?,
+            None => device_lists::record_identity(&mut write, device.number)?,
+        }
+    }
     Ok((failures, Some(write.commit()?)))
 }
 

@@ -13,11 +13,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
+use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 use tokio::{sync::Notify, time::timeout};
 
-use super::queue::{Batch, Item, Queue};
+use super::{
+    edus,
+    queue::{Batch, Item, Queue},
+};
 use crate::{
     error::Result,
     remote::{Patience, RemoteError},
@@ -26,11 +29,9 @@ use crate::{
         Position,
         live::TypingChange,
         schema::{
-            RoomNo, UserNo,
-            devices::DEVICES,
+            RoomNo,
             federation::{DIVIDED, OUTBOX, OutboxRow, SENT},
             numbers,
-            rooms::USER_ROOMS,
         },
     },
 };
@@ -94,7 +95,7 @@ impl Outbound {
         let Some(oldest) = sent.values().min().copied() else { return Ok(divided) };
         for row in store.range(OUTBOX, &Position(oldest.0 + 1), &Position(divided.0 + 1)) {
             let (at, row) = row?;
-            for (server, item) in self.addressed(at, &row)? {
+            for (server, item) in self.addressed(&row)? {
                 if sent.get(server.as_str()).is_some_and(|sent| *sent < at) {
                     self.push(server, at, item);
                 }
@@ -117,7 +118,7 @@ impl Outbound {
             let mut waiting = BTreeSet::new();
             let mut items = Vec::new();
             for (at, row) in &rows {
-                for (server, item) in self.addressed(*at, row)? {
+                for (server, item) in self.addressed(row)? {
                     waiting.insert(server.clone());
                     items.push((server, *at, item));
                 }
@@ -141,10 +142,10 @@ impl Outbound {
     }
 
     /// Whom a row is for.
-    fn addressed(&self, at: Position, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
-        let to = |servers: Vec<OwnedServerName>, item: &Item| {
+    fn addressed(&self, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
+        let to = |servers: Vec<OwnedServerName>, item: Item| {
             let servers = crate::remote::candidates(&self.rooms.config, servers);
-            servers.into_iter().map(|server| (server, item.clone())).collect()
+            servers.into_iter().map(|server| (server, item)).collect()
         };
         Ok(match row {
             OutboxRow::Pdu(number) => {
@@ -157,46 +158,17 @@ impl Outbound {
                 {
                     servers.push(user.server_name().to_owned());
                 }
-                to(servers, &Item::Pdu(known.room, *number))
+                to(servers, Item::Pdu(known.room, *number))
             }
-            OutboxRow::ToRoom(room, json) => to(forks::servers(&self.rooms, *room)?, &Item::Edu(json.clone())),
-            OutboxRow::ToServers(servers, json) => {
+            OutboxRow::ToRoom(room, _) => to(forks::servers(&self.rooms, *room)?, Item::Edu),
+            OutboxRow::ToServers(servers, _) => {
                 let servers = servers.iter().filter_map(|server| OwnedServerName::try_from(server.as_str()).ok());
-                to(servers.collect(), &Item::Edu(json.clone()))
+                to(servers.collect(), Item::Edu)
             }
-            OutboxRow::Devices(user) => match self.device_update(at, *user)? {
-                Some((servers, edu)) => to(servers, &Item::Edu(edu)),
-                None => Vec::new(),
-            },
+            OutboxRow::Device { user, .. } | OutboxRow::SigningKeys(user) => {
+                to(edus::sharing(&self.rooms, *user)?, Item::Edu)
+            }
         })
-    }
-
-    /// Tells the servers that share a room with a user to ask for that user's devices again: the update names a
-    /// predecessor that nobody has, so that the whole list is fetched.
-    ///
-    /// Spec: server-server-api#device-management
-    fn device_update(&self, at: Position, user: UserNo) -> Result<Option<(Vec<OwnedServerName>, String)>> {
-        let store = &self.rooms.store;
-        let Some(id) = numbers::user_id(store, user)? else { return Ok(None) };
-        let mut servers = BTreeSet::new();
-        for row in store.scan(USER_ROOMS, &(user,)) {
-            let ((_, room), row) = row?;
-            if row.membership == MembershipState::Join {
-                servers.extend(forks::servers(&self.rooms, room)?);
-            }
-        }
-        let device = store.scan(DEVICES, &(user,)).next().transpose()?.map(|((_, device), _)| device);
-        let edu = serde_json::json!({
-            "edu_type": "m.device_list_update",
-            "content": {
-                "user_id": id,
-                "device_id": device.as_deref().unwrap_or("NONE"),
-                "deleted": device.is_none(),
-                "stream_id": at,
-                "prev_id": [at.0.saturating_sub(1)],
-            },
-        });
-        Ok(Some((servers.into_iter().collect(), edu.to_string())))
     }
 
     /// Somebody on this server began or stopped typing.
@@ -338,12 +310,17 @@ impl Outbound {
             edus: Vec<Box<RawValue>>,
         }
         let pdus = batch.pdus.iter().map(|number| Ok(self.rooms.known(*number)?.event.to_pdu()));
-        let edus = batch.edus.iter().filter_map(|json| RawValue::from_string(json.clone()).ok());
+        let mut edus = Vec::new();
+        for at in &batch.edus {
+            let row = self.rooms.store.get(OUTBOX, at)?;
+            edus.extend(row.map(|row| edus::write(&self.rooms, &row)).transpose()?.flatten().and_then(edus::raw));
+        }
+        edus.extend(batch.passing.iter().cloned().filter_map(edus::raw));
         let transaction = Transaction {
             origin: &self.rooms.config.server_name,
             origin_server_ts: self.rooms.clock.now(),
             pdus: pdus.collect::<Result<_>>()?,
-            edus: edus.collect(),
+            edus,
         };
         serde_json::to_vec(&transaction).map_err(crate::error::Error::internal)
     }

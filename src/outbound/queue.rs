@@ -22,19 +22,19 @@ const LONGEST: usize = 200;
 const MOST_WAITING: usize = 5_000;
 
 /// Something for one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item {
     /// An event of a room.
     Pdu(RoomNo, EventNo),
-    /// An ephemeral event that must arrive, as JSON text.
-    Edu(String),
+    /// An ephemeral event that must arrive: the row of the outbox at its position.
+    Edu,
 }
 
 /// What one server is to be sent.
 #[derive(Debug, Default)]
 pub struct Queue {
     pdus: VecDeque<(Position, RoomNo, EventNo)>,
-    edus: VecDeque<(Position, String)>,
+    edus: VecDeque<Position>,
     /// Ephemeral events that may be lost, such as typing: not sent after a failure.
     passing: VecDeque<String>,
 }
@@ -44,8 +44,10 @@ pub struct Queue {
 pub struct Batch {
     /// The events.
     pub pdus: Vec<EventNo>,
-    /// The ephemeral events, as JSON texts.
-    pub edus: Vec<String>,
+    /// The ephemeral events that are rows of the outbox.
+    pub edus: Vec<Position>,
+    /// Those that are not, as JSON texts.
+    pub passing: Vec<String>,
     /// Everything up to here has been sent once this batch has.
     pub up_to: Option<Position>,
 }
@@ -55,7 +57,7 @@ impl Queue {
     pub fn push(&mut self, at: Position, item: Item) {
         match item {
             Item::Pdu(room, event) => self.pdus.push_back((at, room, event)),
-            Item::Edu(json) => self.edus.push_back((at, json)),
+            Item::Edu => self.edus.push_back(at),
         }
         if self.pdus.len() > LONGEST {
             self.keep_newest();
@@ -104,13 +106,14 @@ impl Queue {
         let edus: Vec<_> = self.edus.drain(..self.edus.len().min(MOST_EDUS)).collect();
         let room = MOST_EDUS - edus.len();
         let passing: Vec<_> = self.passing.drain(..self.passing.len().min(room)).collect();
-        let taken = pdus.last().map(|(at, ..)| *at).max(edus.last().map(|(at, _)| *at));
+        let taken = pdus.last().map(|(at, ..)| *at).max(edus.last().copied());
         // What still waits was put out before: only up to there everything has been sent.
-        let waiting = [self.pdus.front().map(|(at, ..)| *at), self.edus.front().map(|(at, _)| *at)];
+        let waiting = [self.pdus.front().map(|(at, ..)| *at), self.edus.front().copied()];
         let before = waiting.into_iter().flatten().min().map(|at| Position(at.0.saturating_sub(1)));
         Some(Batch {
             pdus: pdus.into_iter().map(|(_, _, event)| event).collect(),
-            edus: edus.into_iter().map(|(_, json)| json).chain(passing).collect(),
+            edus,
+            passing,
             up_to: taken.map(|taken| before.map_or(taken, |before| taken.min(before))),
         })
     }
@@ -151,7 +154,7 @@ mod tests {
         for n in 1..=60 {
             queue.push(Position(n), pdu(1, n));
         }
-        queue.push(Position(61), Item::Edu("{}".to_owned()));
+        queue.push(Position(61), Item::Edu);
         assert_eq!(queue.take().unwrap().up_to, Some(Position(50)));
         assert_eq!(queue.take().unwrap().up_to, Some(Position(60)));
     }

@@ -167,6 +167,11 @@ impl Write {
         self.later.push((slot, Box::new(later)));
     }
 
+    /// The epoch of the store: another one means that newer rows than these were lost.
+    pub fn epoch(&self) -> u64 {
+        self.store.epoch()
+    }
+
     /// A number that was never given out before and never will be again, not even after a crash.
     pub fn number(&mut self) -> u64 {
         self.store.number()

@@ -25,6 +25,7 @@ const UPKEEP: Duration = Duration::from_secs(600);
 /// Starts everything. The tasks end with `ctx.stop`.
 pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
+    keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices", typing);
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);

@@ -106,6 +106,7 @@ pub async fn rename(users: &Users, user: UserNo, id: &DeviceId, name: Option<Str
     }
     let done = {
         let _lock = users.lock(user);
+        let _deciding = users.e2ee.decide(user);
         let mut write = users.store.write();
         let place = (user, id.to_string());
         let mut row = write.get(DEVICES, &place)?.ok_or_else(|| Error::not_found("you have no such device"))?;
@@ -113,7 +114,7 @@ pub async fn rename(users: &Users, user: UserNo, id: &DeviceId, name: Option<Str
         write.put(DEVICES, &place, &row);
         // Other people see the name together with the keys.
         if write.get(DEVICE_KEYS, &place)?.is_some() {
-            device_lists::record(&mut write, user)?;
+            device_lists::record_device(&mut write, user, id.as_str())?;
         }
         users.commit(write, vec![])
     };

@@ -70,7 +70,7 @@ pub async fn query(ctx: Ctx, user: User, req: get_keys::v3::Request) -> Result<R
         let found = tokio::task::spawn_blocking(move || find(&ctx, &user, req.device_keys));
         found.await.map_err(Error::internal)??
     };
-    let failed = elsewhere::query(&ctx, &mut keys, timeout).await;
+    let failed = elsewhere::query(&ctx, &mut keys, timeout).await?;
     show(&keys, failed)
 }
 

@@ -1,14 +1,15 @@
 //! Keys of other servers' users: each server is asked for those of its own, all at the same time.
 //!
-//! Whoever does not answer in time is a failure in an answer that is otherwise good.
+//! Whoever does not answer in time is a failure in an answer that is otherwise good. Nobody is asked for the keys
+//! of users of whom every change is told to this server anyway.
 //!
 //! Spec: server-server-api#end-to-end-encryption
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use ruma::{
-    OwnedServerName, OwnedUserId,
+    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId,
     api::federation::keys::{claim_keys, get_keys},
     serde::Raw,
 };
@@ -16,10 +17,13 @@ use ruma::{
 use crate::{
     app::Ctx,
     e2ee::{
+        elsewhere::{self, List},
         one_time_keys::Claimed,
         query::{Keys, Wanted},
     },
+    error::Result,
     remote::Patience,
+    store::schema::e2ee::usage,
 };
 
 /// How long other servers are waited for, unless the client says otherwise.
@@ -34,43 +38,76 @@ fn patience(timeout: Duration) -> Patience {
 }
 
 /// Adds to `keys` what other servers know, and returns those that did not answer.
-pub async fn query(ctx: &Ctx, keys: &mut Keys, timeout: Duration) -> Vec<OwnedServerName> {
-    let asked = std::mem::take(&mut keys.elsewhere).into_iter().map(|(server, wanted)| async move {
+pub async fn query(ctx: &Ctx, keys: &mut Keys, timeout: Duration) -> Result<Vec<OwnedServerName>> {
+    let mut wanted = std::mem::take(&mut keys.elsewhere);
+    for users in wanted.values_mut() {
+        for user in users.keys().cloned().collect::<Vec<_>>() {
+            if let Some(list) = elsewhere::fresh(&ctx.e2ee, &user)? {
+                let devices = users.remove(&user).unwrap_or_default();
+                show(keys, &user, list, &devices);
+            }
+        }
+    }
+    wanted.retain(|_, users| !users.is_empty());
+    let asked = ctx.store.position();
+    let asking = wanted.into_iter().map(|(server, wanted)| async move {
         let request = get_keys::v1::Request::new(wanted.clone());
         let answer = ctx.remote.ask_with(&server, request, patience(timeout)).await;
         (server, wanted, answer)
     });
     let mut failed = Vec::new();
-    for (server, wanted, answer) in join_all(asked).await {
+    for (server, wanted, answer) in join_all(asking).await {
         match answer {
-            Ok(answer) => add(keys, &wanted, answer),
+            Ok(answer) => {
+                for (user, list) in lists(&wanted, answer) {
+                    let devices = &wanted[&user];
+                    if devices.is_empty() {
+                        // What changes meanwhile is told, and asked for again.
+                        elsewhere::keep(&ctx.e2ee, &user, &list, None, asked).await?;
+                    }
+                    show(keys, &user, list, devices);
+                }
+            }
             Err(error) => {
                 tracing::debug!(%server, %error, "no keys of the users of {server}");
                 failed.push(server);
             }
         }
     }
-    failed
+    Ok(failed)
 }
 
-/// Takes over what was asked for, and nothing else: a server speaks for its own users.
-fn add(keys: &mut Keys, wanted: &Wanted, answer: get_keys::v1::Response) {
-    for (user, devices) in answer.device_keys {
-        if wanted.contains_key(&user) {
-            let devices = devices.into_iter().map(|(device, json)| (device, text(json)));
-            keys.devices.insert(user, devices.collect());
+/// What was asked for, and nothing else: a server speaks for its own users.
+fn lists(wanted: &Wanted, mut answer: get_keys::v1::Response) -> Vec<(OwnedUserId, List)> {
+    let mut lists = Vec::new();
+    for user in wanted.keys() {
+        let devices = answer.device_keys.remove(user);
+        let (master, self_signing) = (answer.master_keys.remove(user), answer.self_signing_keys.remove(user));
+        if devices.is_none() && master.is_none() {
+            continue;
         }
+        let mut list = List::default();
+        for (device, json) in devices.unwrap_or_default() {
+            list.add_device(user, device.as_str(), None, json.json().get());
+        }
+        if let Some(json) = master {
+            list.add_identity(user, usage::MASTER, json.json().get());
+        }
+        if let Some(json) = self_signing {
+            list.add_identity(user, usage::SELF_SIGNING, json.json().get());
+        }
+        lists.push((user.clone(), list));
     }
-    add_identities(&mut keys.master, wanted, answer.master_keys);
-    add_identities(&mut keys.self_signing, wanted, answer.self_signing_keys);
+    lists
 }
 
-fn add_identities<T>(keys: &mut BTreeMap<OwnedUserId, String>, wanted: &Wanted, found: BTreeMap<OwnedUserId, Raw<T>>) {
-    for (user, json) in found {
-        if wanted.contains_key(&user) {
-            keys.insert(user, text(json));
-        }
-    }
+/// Puts a list into an answer: the devices that are wanted, or all.
+fn show(keys: &mut Keys, user: &UserId, list: List, wanted: &[OwnedDeviceId]) {
+    let wanted = |device: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == device);
+    let devices = list.devices.into_iter().filter(|(device, _)| wanted(device));
+    keys.devices.insert(user.to_owned(), devices.map(|(device, json)| (device.into(), json)).collect());
+    keys.master.extend(list.master.map(|json| (user.to_owned(), json)));
+    keys.self_signing.extend(list.self_signing.map(|json| (user.to_owned(), json)));
 }
 
 fn text<T>(json: Raw<T>) -> String {
@@ -89,12 +126,12 @@ pub async fn claim(ctx: &Ctx, claimed: &mut Claimed, timeout: Duration) -> Vec<O
         match answer {
             Ok(answer) => {
                 for (user, devices) in answer.one_time_keys {
-                    if !wanted.contains_key(&user) {
-                        continue;
-                    }
+                    let Some(wanted) = wanted.get(&user) else { continue };
                     let of_user = claimed.keys.entry(user).or_default();
                     for (device, keys) in devices {
-                        if let Some((name, json)) = keys.into_iter().next() {
+                        let Some(algorithm) = wanted.get(&device) else { continue };
+                        let mut keys = keys.into_iter();
+                        if let Some((name, json)) = keys.find(|(name, _)| name.algorithm() == *algorithm) {
                             of_user.insert(device, (name.to_string(), text(json)));
                         }
                     }

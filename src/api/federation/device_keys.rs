@@ -16,9 +16,10 @@ use serde_json::value::RawValue;
 
 use crate::{
     app::Ctx,
-    e2ee::{one_time_keys, query},
+    e2ee::{device_lists, one_time_keys, query},
     error::{Error, Result},
     http::Origin,
+    store::schema::devices,
     users::accounts,
 };
 
@@ -62,15 +63,17 @@ pub async fn claim(ctx: Ctx, _: Origin, request: claim_keys::v1::Request) -> Res
 /// All devices of a user.
 pub async fn devices(ctx: Ctx, _: Origin, request: DevicesRequest) -> Result<Devices> {
     let user = request.user_id;
-    if !ctx.rooms.is_local(&user) || accounts::by_id(&ctx.users, &user)?.is_none() {
-        return Err(Error::not_found("this server has no such user"));
-    }
-    // Whatever changes from now on has a later position.
-    let stream = UInt::new_saturating(ctx.store.position().0);
+    let account = accounts::by_id(&ctx.users, &user)?.filter(|_| ctx.rooms.is_local(&user));
+    let (number, _) = account.ok_or_else(|| Error::not_found("this server has no such user"))?;
+    // Looked at first: whatever changes from now on has a later number.
+    let stream = UInt::new_saturating(device_lists::stream(&ctx.store, number)?);
     let mut keys = query::query(&ctx.e2ee, None, BTreeMap::from([(user.clone(), Vec::new())]))?;
     let mut response = Devices::new(user.clone(), stream);
     for (device, json) in keys.devices.remove(&user).unwrap_or_default() {
-        response.devices.push(UserDevice::new(device, raw(json)?));
+        let mut shown = UserDevice::new(device, raw(json)?);
+        shown.device_display_name =
+            devices::find(&ctx.store, number, shown.device_id.as_str())?.and_then(|row| row.name);
+        response.devices.push(shown);
     }
     response.master_key = keys.master.remove(&user).map(raw).transpose()?;
     response.self_signing_key = keys.self_signing.remove(&user).map(raw).transpose()?;

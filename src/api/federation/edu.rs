@@ -4,17 +4,18 @@
 
 use ruma::{
     ServerName, UserId,
-    api::federation::transactions::edu::{DirectDeviceContent, Edu, ReceiptContent, TypingContent},
+    api::federation::transactions::edu::{
+        DeviceListUpdateContent, DirectDeviceContent, Edu, ReceiptContent, SigningKeyUpdateContent, TypingContent,
+    },
     serde::Raw,
 };
 
 use super::room;
 use crate::{
     app::Ctx,
-    e2ee::{device_lists, inbox},
+    e2ee::{elsewhere, inbox},
     error::{Error, Result},
     rooms::ephemeral::{self, NewReceipt},
-    store::schema::numbers,
 };
 
 /// How long a typing notice of another server lasts, in milliseconds: they send no end of it.
@@ -27,8 +28,8 @@ pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<(
         Edu::Typing(content) => typing(ctx, origin, &content),
         Edu::Receipt(content) => receipts(ctx, origin, content).await,
         Edu::DirectToDevice(content) => to_device(ctx, origin, content).await,
-        Edu::DeviceListUpdate(content) => keys_changed(ctx, origin, &content.user_id).await,
-        Edu::SigningKeyUpdate(content) => keys_changed(ctx, origin, &content.user_id).await,
+        Edu::DeviceListUpdate(content) => device(ctx, origin, content).await,
+        Edu::SigningKeyUpdate(content) => signing_keys(ctx, origin, content).await,
         _ => Ok(()),
     }
 }
@@ -78,25 +79,38 @@ async fn receipts(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Re
 async fn to_device(ctx: &Ctx, origin: &ServerName, content: DirectDeviceContent) -> Result<()> {
     check_user(origin, &content.sender)?;
     let mut messages = inbox::Messages::new();
-    for (user, devices) in content.messages {
+    for (user, devices) in content.messages.into_iter().filter(|(user, _)| ctx.rooms.is_local(user)) {
         let devices = devices.into_iter().map(|(device, content)| (device, content.into_json()));
         messages.insert(user, devices.collect());
+    }
+    if messages.is_empty() {
+        return Ok(());
     }
     let kind = content.ev_type.to_string();
     inbox::receive(&ctx.e2ee, &content.sender, &kind, content.message_id.as_str(), &messages).await
 }
 
-/// Whoever follows the user's keys asks for them again, and this server then asks the user's.
-///
+/// How many changes before it an update may name.
+const MOST_BEFORE: usize = 100;
+
 /// Spec: server-server-api#device-management
-async fn keys_changed(ctx: &Ctx, origin: &ServerName, user: &UserId) -> Result<()> {
-    check_user(origin, user)?;
-    let Some(number) = numbers::find_user(&ctx.store, user)? else { return Ok(()) };
-    let ticket = {
-        let mut write = ctx.store.write();
-        device_lists::record_remote(&mut write, number)?;
-        write.commit()?
+async fn device(ctx: &Ctx, origin: &ServerName, content: DeviceListUpdateContent) -> Result<()> {
+    check_user(origin, &content.user_id)?;
+    let update = elsewhere::Update {
+        device: content.device_id.as_str(),
+        stream: content.stream_id.into(),
+        prev: content.prev_id.into_iter().take(MOST_BEFORE).map(Into::into).collect(),
+        deleted: content.deleted == Some(true),
+        name: content.device_display_name.as_deref(),
+        keys: content.keys.as_ref().map(|keys| keys.json().get()),
     };
-    ticket.published().await?;
-    Ok(())
+    elsewhere::update(&ctx.e2ee, &content.user_id, &update).await
+}
+
+/// Spec: server-server-api#definition-msigning_key_update
+async fn signing_keys(ctx: &Ctx, origin: &ServerName, content: SigningKeyUpdateContent) -> Result<()> {
+    check_user(origin, &content.user_id)?;
+    let text = |key: &Option<Raw<_>>| key.as_ref().map(|key| key.json().get().to_owned());
+    let (master, self_signing) = (text(&content.master_key), text(&content.self_signing_key));
+    elsewhere::identity(&ctx.e2ee, &content.user_id, master.as_deref(), self_signing.as_deref()).await
 }

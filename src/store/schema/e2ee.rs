@@ -136,6 +136,49 @@ pub enum ListChange {
 /// `rooms::projections::device_lists`.
 pub const LIST_CHANGES: Table<(Position, UserNo, RoomNo), ListChange> = Table::new("device_list_changes");
 
+/// How often the devices of a local user have changed, as other servers count it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamRow {
+    /// The number of the newest change.
+    #[serde(rename = "n")]
+    pub number: u64,
+    /// The epoch of the store in which it was given out: numbers of a lost future are not given out again.
+    #[serde(rename = "e")]
+    pub epoch: u64,
+}
+
+/// One row per local user whose devices ever changed. Written by `e2ee::device_lists`.
+///
+/// Spec: server-server-api#device-management
+pub const STREAMS: Table<UserNo, StreamRow> = Table::new("device_streams");
+
+/// What is known of the devices of another server's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteListRow {
+    /// The number of the newest change, if the server told one.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<u64>,
+    /// When the server was asked: who has shared a room with the user ever since is told of every change.
+    #[serde(rename = "p")]
+    pub since: Position,
+    /// Whether a change was missed.
+    #[serde(rename = "s", default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// One row per user of another server whose devices are kept. Written, like the tables below, by
+/// `e2ee::elsewhere`.
+pub const REMOTE_LISTS: Table<UserNo, RemoteListRow> = Table::new("remote_lists");
+
+/// The devices of such users: `(user, device)` → the keys as JSON text.
+pub const REMOTE_DEVICES: Table<(UserNo, String), String> = Table::new("remote_devices");
+
+/// Their cross-signing keys: `(user, usage)` → the key as JSON text.
+pub const REMOTE_IDENTITIES: Table<(UserNo, u8), String> = Table::new("remote_identities");
+
+/// Users of other servers whose devices are to be asked for again: `(server, user)`.
+pub const LOST_LISTS: Table<(String, UserNo), ()> = Table::new("lost_lists");
+
 /// Messages for a device that it has not acknowledged: `(user, device, position)` → the event as JSON text.
 /// A device gets at most one message per `Write`.
 ///

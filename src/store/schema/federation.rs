@@ -53,8 +53,20 @@ pub enum OutboxRow {
     ToRoom(RoomNo, String),
     /// An ephemeral event, as JSON text, for these servers.
     ToServers(Vec<String>, String),
-    /// That the devices or keys of a user of this server have changed, for all servers that share a room.
-    Devices(UserNo),
+    /// That the keys of a device of a user of this server have changed, or that it is gone, for all servers that
+    /// share a room.
+    Device {
+        /// Whose device it is.
+        user: UserNo,
+        /// The device.
+        device: String,
+        /// The number of this change among those of the user.
+        stream: u64,
+        /// The number of the change before it.
+        prev: Option<u64>,
+    },
+    /// That the cross-signing keys of a user of this server have changed, likewise.
+    SigningKeys(UserNo),
 }
 
 /// What other servers are to be sent, in the order of the log. Written with what it is about, by whoever
