@@ -96,6 +96,15 @@ option::options! {
             max_event_delay: Duration = "\"24h\"";
         }
 
+        [presence]
+        /// Whether people see who of those with whom they share a room is there.
+        Presence {
+            /// Whether they see it at all.
+            enabled: bool = "true";
+            /// Whether people on other servers see it too, and theirs is shown here.
+            over_federation: bool = "true";
+        }
+
         [directory]
         /// Who may read the directory of public rooms.
         Directory {

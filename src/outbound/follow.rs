@@ -27,11 +27,10 @@ use crate::{
     rooms::{Rooms, forks},
     store::{
         Position,
-        live::TypingChange,
+        live::Change,
         schema::{
             RoomNo,
             federation::{DIVIDED, OUTBOX, OutboxRow, SENT},
-            numbers,
         },
     },
 };
@@ -47,7 +46,7 @@ const TRANSACTION: Patience = Patience { timeout: Duration::from_secs(60), limit
 
 /// The sending side of federation.
 pub struct Outbound {
-    rooms: Arc<Rooms>,
+    pub(super) rooms: Arc<Rooms>,
     destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     transactions: AtomicU64,
     /// Held while [`SENT`] changes.
@@ -55,8 +54,8 @@ pub struct Outbound {
 }
 
 #[derive(Default)]
-struct Destination {
-    queue: Mutex<Queue>,
+pub(super) struct Destination {
+    pub(super) queue: Mutex<Queue>,
     /// Whether a task is at work on the queue.
     busy: Mutex<bool>,
     wake: Notify,
@@ -74,14 +73,21 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
         writing: Mutex::default(),
     });
     let mut log = outbound.rooms.store.watch();
-    let mut typing = outbound.rooms.store.live().outgoing();
+    let mut live = outbound.rooms.store.live().outgoing();
     let mut at = outbound.resume()?;
+    let mut greeted = outbound.rooms.store.position();
     loop {
         let published = *log.borrow_and_update();
         at = outbound.divide(at, published)?;
+        outbound.greet(greeted, published)?;
+        greeted = published;
         tokio::select! {
             changed = log.changed() => if changed.is_err() { return Ok(()) },
-            change = typing.recv() => if let Ok(change) = change { outbound.typing(&change)? },
+            change = live.recv() => match change {
+                Ok(Change::Typing(change)) => outbound.typing(&change)?,
+                Ok(Change::Presence(user)) => outbound.presence(user)?,
+                Err(_) => {}
+            },
         }
     }
 }
@@ -171,35 +177,11 @@ impl Outbound {
         })
     }
 
-    /// Somebody on this server began or stopped typing.
-    fn typing(self: &Arc<Self>, change: &TypingChange) -> Result<()> {
-        let store = &self.rooms.store;
-        let (Some(user), Some(room)) = (numbers::user_id(store, change.user)?, numbers::room_id(store, change.room)?)
-        else {
-            return Ok(());
-        };
-        if !self.rooms.is_local(&user) {
-            return Ok(());
-        }
-        let edu = serde_json::json!({
-            "edu_type": "m.typing",
-            "content": { "room_id": room, "user_id": user, "typing": change.typing },
-        });
-        for server in self.others(change.room)? {
-            let destination = self.destination(&server);
-            if self.rooms.remote.back_off.until(&server, self.rooms.clock.now()).is_none() {
-                destination.queue.lock().pass(edu.to_string());
-                self.work(server, destination);
-            }
-        }
-        Ok(())
-    }
-
-    fn others(&self, room: RoomNo) -> Result<Vec<OwnedServerName>> {
+    pub(super) fn others(&self, room: RoomNo) -> Result<Vec<OwnedServerName>> {
         Ok(crate::remote::candidates(&self.rooms.config, forks::servers(&self.rooms, room)?))
     }
 
-    fn destination(&self, server: &ServerName) -> Arc<Destination> {
+    pub(super) fn destination(&self, server: &ServerName) -> Arc<Destination> {
         Arc::clone(self.destinations.lock().entry(server.to_owned()).or_default())
     }
 
@@ -210,7 +192,7 @@ impl Outbound {
     }
 
     /// Makes sure that somebody works on a queue.
-    fn work(self: &Arc<Self>, server: OwnedServerName, destination: Arc<Destination>) {
+    pub(super) fn work(self: &Arc<Self>, server: OwnedServerName, destination: Arc<Destination>) {
         let mut busy = destination.busy.lock();
         if *busy {
             destination.wake.notify_one();

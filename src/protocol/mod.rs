@@ -8,7 +8,7 @@
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
 //! [`sign`], [`auth`] (is it allowed), [`visibility`], [`push`] and [`acl`] (who sees it, who is told, who may
 //! take part), [`graph`] (how events hang together), [`resolve`] (one state out of several),
-//! [`intake`] (what becomes of an event from elsewhere).
+//! [`intake`] (what becomes of an event from elsewhere); beside events, [`presence`].
 
 pub mod acl;
 pub mod auth;
@@ -19,6 +19,7 @@ pub mod glob;
 pub mod graph;
 pub mod hash;
 pub mod intake;
+pub mod presence;
 pub mod push;
 pub mod redact;
 pub mod resolve;

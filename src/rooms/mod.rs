@@ -27,6 +27,7 @@ pub mod joining;
 pub mod membership;
 pub mod outside;
 pub mod people;
+pub mod presence;
 pub mod profile;
 pub mod projections;
 pub mod read;
@@ -105,6 +106,8 @@ pub struct Rooms {
     heard: outside::Heard,
     /// Events that wait to be sent.
     pub delayed: delayed::Delayed,
+    /// Who is there.
+    presence: presence::Tracker,
 }
 
 /// A room that is in memory. There is never more than one of these per room.
@@ -162,6 +165,7 @@ impl Rooms {
             receipts: Mutex::default(),
             heard: outside::Heard::default(),
             delayed: delayed::Delayed::default(),
+            presence: presence::Tracker::default(),
         }
     }
 

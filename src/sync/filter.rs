@@ -129,6 +129,11 @@ impl EventFilter {
         self.limit.unwrap_or(USUAL_LIMIT).min(MOST_LIMIT) as usize
     }
 
+    /// How many events are wanted at most, where there is no usual number.
+    pub fn most(&self) -> usize {
+        self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+    }
+
     /// Whether events of this room are wanted.
     pub fn wants_room(&self, room: &str) -> bool {
         listed(&self.rooms, &self.not_rooms, |listed| listed == room)

@@ -17,6 +17,7 @@ mod ephemeral;
 pub mod filter;
 mod lazy;
 mod places;
+mod presence;
 mod room;
 pub mod sliding;
 mod state;

@@ -2,7 +2,12 @@
 //!
 //! Spec: client-server-api#get_matrixclientv3sync
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::events::room::member::MembershipState;
 
@@ -12,6 +17,7 @@ use super::{
     is_news,
     lazy::Members,
     places::{self, Place, Places},
+    presence,
     room::{self, Ask},
     stripped, wait,
 };
@@ -21,7 +27,7 @@ use crate::{
     rooms::{cache::Known, token::SyncToken},
     store::{
         Position,
-        schema::{RoomNo, users::GLOBAL},
+        schema::{RoomNo, UserNo, users::GLOBAL},
     },
 };
 
@@ -107,7 +113,7 @@ fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken
     let ask = Ask { look: &look, filter, since, full: request.full_state, form: request.form };
     let mut data = account::data(&look, since.map(|since| since.position))?;
     let global = data.remove(&GLOBAL).unwrap_or_default();
-    let Sections { rooms, members } = match sections(&ask, data)? {
+    let Sections { rooms, members, newcomers } = match sections(&ask, data)? {
         Ok(sections) => sections,
         Err(position) => return Ok(Found::Behind(position)),
     };
@@ -118,6 +124,11 @@ fn look(sync: &Sync, reader: &Reader, request: &Request, since: Option<SyncToken
     if rooms.iter().any(|(_, rooms)| !rooms.is_empty()) {
         told = true;
         write_rooms(&mut out, &rooms);
+    }
+    let people = presence::events(&ask, &newcomers)?;
+    if !people.is_empty() {
+        told = true;
+        let _ = write!(out, ",\"presence\":{{\"events\":[{}]}}", people.join(","));
     }
     let mut events = String::new();
     if account::write(&mut events, &global, &filter.account_data) {
@@ -161,6 +172,8 @@ struct Sections {
     rooms: Vec<(&'static str, String)>,
     /// The member events among them.
     members: Members,
+    /// The people whom the reader did not see before.
+    newcomers: BTreeSet<UserNo>,
 }
 
 /// Writes all rooms of which the reader has to hear; the position to wait for if a row is ahead.
@@ -198,7 +211,8 @@ fn sections(ask: &Ask<'_>, mut data: BTreeMap<RoomNo, account::Data>) -> Result<
         section.push_str(&room);
     }
     let rooms = vec![("join", join), ("invite", invite), ("knock", knock), ("leave", leave)];
-    Ok(Ok(Sections { rooms, members }))
+    let newcomers = presence::newcomers(ask, &places)?;
+    Ok(Ok(Sections { rooms, members, newcomers }))
 }
 
 /// A room to which the reader is invited, or at which they knock, if that is news.

@@ -9,14 +9,14 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{delayed, ephemeral, profile},
+    rooms::{delayed, ephemeral, presence, profile},
     store::StoreError,
 };
 
 /// How long to wait before a task that failed is started again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How often to look for typing notices that have ended, at most.
-const TYPING: Duration = Duration::from_secs(1);
+/// How often to look for what has ended because time has passed.
+const PASSING: Duration = Duration::from_secs(1);
 /// How long the task that sends delayed events sleeps at most, in milliseconds.
 const LONGEST_WAIT: u64 = 30_000;
 /// How often to look whether the store wants an archive or less dead space.
@@ -26,7 +26,7 @@ const UPKEEP: Duration = Duration::from_secs(600);
 pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
-    keep_up(ctx, "ending typing notices", typing);
+    keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);
     keep_up(ctx, "showing new profiles in rooms", profiles);
@@ -93,10 +93,11 @@ async fn delayed(ctx: Ctx) -> Result<()> {
     }
 }
 
-/// Ends typing notices when their time is over.
-async fn typing(ctx: Ctx) -> Result<()> {
+/// Ends typing notices, and the presence of those who are gone, when their time is over.
+async fn passing(ctx: Ctx) -> Result<()> {
     loop {
         ephemeral::expire_typing(&ctx.rooms)?;
-        tokio::time::sleep(TYPING).await;
+        presence::expire(&ctx.rooms)?;
+        tokio::time::sleep(PASSING).await;
     }
 }

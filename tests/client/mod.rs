@@ -12,6 +12,7 @@ mod encryption;
 mod filters;
 mod login;
 mod moderation;
+mod presence;
 mod profile;
 mod push_rules;
 mod register;

@@ -2,4 +2,5 @@
 
 mod directory;
 mod keys;
+mod presence;
 mod rooms;

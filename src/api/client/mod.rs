@@ -16,6 +16,7 @@ mod keys_elsewhere;
 mod login;
 mod logout;
 mod moderation;
+mod presence;
 mod profile;
 mod push_rules;
 mod register;
@@ -79,6 +80,10 @@ pub fn routes(to: &mut Routes) {
     to.raw(Method::GET, FIELD, profile::field).also(FIELD_R0).also(FIELD_UNSTABLE);
     to.raw(Method::PUT, FIELD, profile::set).also(FIELD_R0).also(FIELD_UNSTABLE).guests().rate_limited();
     to.raw(Method::DELETE, FIELD, profile::remove).also(FIELD_UNSTABLE).guests().rate_limited();
+
+    // Presence
+    to.add(presence::set).guests();
+    to.add(presence::get).guests();
 
     // Account data and tags
     to.add(account_data::set);

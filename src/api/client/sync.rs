@@ -14,6 +14,8 @@ use crate::{
     e2ee::inbox,
     error::{Error, Result},
     http::{Raw, Reply, User},
+    protocol::presence::State,
+    rooms::presence,
     sync::{
         Reader,
         filter::Filter,
@@ -39,7 +41,15 @@ pub async fn v3(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
     let full_state = flag(&raw, "full_state")?;
     let filter = filter(&ctx, &user, raw.parameter("filter").unwrap_or_default())?;
     let request = Request { since, filter, full_state, form, timeout: Duration::from_millis(timeout) };
+    let _there = is_there(&ctx, &user, raw.parameter("set_presence").as_deref())?;
     Ok(Reply::json(v3::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
+}
+
+/// Shows the device as being there, for as long as what this returns is held.
+fn is_there(ctx: &Ctx, user: &User, claim: Option<&str>) -> Result<Option<presence::Waiting>> {
+    let unknown = || Error::invalid_param("set_presence is online, unavailable or offline");
+    let claim = claim.map(|claim| State::parse(claim).ok_or_else(unknown)).transpose()?;
+    presence::asks(&ctx.rooms, user.number, &user.device, claim)
 }
 
 fn reader(user: User) -> Reader {
@@ -80,8 +90,10 @@ fn flag(raw: &Raw, name: &str) -> Result<bool> {
 pub async fn sliding(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
     let timeout = timeout(&raw)?;
     let pos = raw.parameter("pos").filter(|pos| !pos.is_empty());
+    let claim = raw.parameter("set_presence");
     let body: Box<RawValue> = raw.json().await?;
     let request = sliding::Request::unstable(body.get().as_bytes(), pos, timeout)?;
+    let _there = is_there(&ctx, &user, claim.as_deref())?;
     Ok(Reply::json(sliding::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
 }
 
@@ -89,5 +101,6 @@ pub async fn sliding(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
 pub async fn v4(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
     let body: Box<RawValue> = raw.json().await?;
     let request = sliding::Request::v4(body.get().as_bytes())?;
+    let _there = is_there(&ctx, &user, request.set_presence.as_deref())?;
     Ok(Reply::json(sliding::answer(Arc::clone(&ctx.sync), reader(user), request).await?))
 }

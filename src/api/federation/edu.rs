@@ -5,7 +5,8 @@
 use ruma::{
     ServerName, UserId,
     api::federation::transactions::edu::{
-        DeviceListUpdateContent, DirectDeviceContent, Edu, ReceiptContent, SigningKeyUpdateContent, TypingContent,
+        DeviceListUpdateContent, DirectDeviceContent, Edu, PresenceContent, ReceiptContent, SigningKeyUpdateContent,
+        TypingContent,
     },
     serde::Raw,
 };
@@ -15,11 +16,19 @@ use crate::{
     app::Ctx,
     e2ee::{elsewhere, inbox},
     error::{Error, Result},
-    rooms::ephemeral::{self, NewReceipt},
+    protocol::presence::State,
+    rooms::{
+        ephemeral::{self, NewReceipt},
+        presence,
+    },
+    store::live::Presence,
 };
 
 /// How long a typing notice of another server lasts, in milliseconds: they send no end of it.
 const TYPING: u64 = 30_000;
+
+/// Of how many people one event may say where they are.
+const MOST_PEOPLE: usize = 500;
 
 /// Takes in one ephemeral event; what is not known is passed over.
 pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<()> {
@@ -27,6 +36,7 @@ pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<(
     match edu {
         Edu::Typing(content) => typing(ctx, origin, &content),
         Edu::Receipt(content) => receipts(ctx, origin, content).await,
+        Edu::Presence(content) => presence(ctx, origin, content),
         Edu::DirectToDevice(content) => to_device(ctx, origin, content).await,
         Edu::DeviceListUpdate(content) => device(ctx, origin, content).await,
         Edu::SigningKeyUpdate(content) => signing_keys(ctx, origin, content).await,
@@ -47,6 +57,25 @@ fn typing(ctx: &Ctx, origin: &ServerName, content: &TypingContent) -> Result<()>
     check_user(origin, &content.user_id)?;
     let room = room(ctx, &content.room_id, origin)?;
     ephemeral::typing(&ctx.rooms, room.number, &content.user_id, content.typing.then_some(TYPING))
+}
+
+/// Spec: server-server-api#presence
+fn presence(ctx: &Ctx, origin: &ServerName, content: PresenceContent) -> Result<()> {
+    if !presence::over_federation(&ctx.rooms) {
+        return Ok(());
+    }
+    for update in content.push.into_iter().take(MOST_PEOPLE) {
+        check_user(origin, &update.user_id)?;
+        let Some(state) = State::parse(update.presence.as_str()) else { continue };
+        let said = Presence {
+            state,
+            active_at: ctx.clock.now().saturating_sub(update.last_active_ago.into()),
+            is_active: state == State::Online && update.currently_active,
+            status: update.status_msg,
+        };
+        presence::hear(&ctx.rooms, &update.user_id, said)?;
+    }
+    Ok(())
 }
 
 /// Spec: server-server-api#receipts

@@ -49,6 +49,8 @@ pub struct Request {
     pub subscriptions: BTreeMap<String, Config>,
     /// What is wanted besides rooms.
     pub extensions: Extensions,
+    /// What the device claims of its user's presence, where that stands in the body.
+    pub set_presence: Option<String>,
     /// Requests that differ in more than their `pos` have different numbers.
     pub fingerprint: u64,
 }
@@ -193,6 +195,7 @@ struct V4 {
     lists: BTreeMap<String, V4List>,
     room_subscriptions: BTreeMap<String, V4Config>,
     extensions: Extensions,
+    set_presence: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -235,6 +238,7 @@ impl Request {
             lists: lists.collect(),
             subscriptions: subscriptions.collect(),
             extensions: body.extensions,
+            set_presence: None,
             fingerprint: 0,
         };
         request.checked()
@@ -261,6 +265,7 @@ impl Request {
             lists: lists.collect(),
             subscriptions: subscriptions.collect(),
             extensions: body.extensions,
+            set_presence: body.set_presence,
             fingerprint: 0,
         };
         request.checked()

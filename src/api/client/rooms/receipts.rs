@@ -8,7 +8,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::{Raw, Reply, User},
-    rooms::{Room, receipts},
+    rooms::{Room, presence, receipts},
 };
 
 /// Moves a receipt of the caller. Read by hand, because a wrong `thread_id` has an errcode of its own.
@@ -55,5 +55,6 @@ pub async fn read_markers(
 }
 
 async fn mark(ctx: &Ctx, user: &User, room: &Room, kind: &str, thread: Option<&str>, event: &EventId) -> Result<()> {
+    presence::acts(&ctx.rooms, user.number, &user.device)?;
     done(receipts::mark(&ctx.rooms, &user.id, room, kind, thread, event)?).await
 }

@@ -7,7 +7,10 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::User,
-    rooms::send::{self, NewMessage, Sender},
+    rooms::{
+        presence,
+        send::{self, NewMessage, Sender},
+    },
 };
 
 /// Sends an event without a state key.
@@ -30,6 +33,7 @@ pub async fn message(
         timestamp: None,
     };
     let (id, ticket) = send::message(&ctx.rooms, sender(&user), &req.room_id, &new)?;
+    presence::acts(&ctx.rooms, user.number, &user.device)?;
     ticket.published().await?;
     Ok(send_message_event::v3::Response::new(id))
 }

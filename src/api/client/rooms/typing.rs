@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::User,
-    rooms::ephemeral,
+    rooms::{ephemeral, presence},
 };
 
 /// Tells the room that the caller is typing, or has stopped.
@@ -27,6 +27,7 @@ pub async fn set(
         Yes(info) => Some(u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX)),
         No => None,
     };
+    presence::acts(&ctx.rooms, user.number, &user.device)?;
     ephemeral::typing(&ctx.rooms, room.number, &user.id, timeout)?;
     Ok(create_typing_event::v3::Response::new())
 }

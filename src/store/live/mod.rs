@@ -4,11 +4,14 @@
 //! and ask what is newer; a restart begins again at 1 under another [`super::Store::boot`], so that they
 //! ask for everything once more. Who is woken is the caller's to say.
 
+mod presence;
+
 use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
+pub use self::presence::Presence;
 use super::schema::{RoomNo, UserNo};
 
 /// How many rooms may have typing people at once; beyond that the one that changed first is forgotten.
@@ -22,7 +25,16 @@ const WAITING: usize = 256;
 /// The bus.
 pub struct Live {
     inner: Mutex<Inner>,
-    outgoing: broadcast::Sender<TypingChange>,
+    outgoing: broadcast::Sender<Change>,
+}
+
+/// What whoever follows the bus is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Somebody began or stopped typing.
+    Typing(TypingChange),
+    /// Others are to hear (again) where somebody is.
+    Presence(UserNo),
 }
 
 /// Somebody began or stopped typing.
@@ -48,6 +60,7 @@ struct Inner {
     typing: HashMap<RoomNo, Typing>,
     /// The rooms of `typing` by their newest change.
     order: BTreeMap<u64, RoomNo>,
+    presence: presence::Board,
 }
 
 #[derive(Default)]
@@ -84,13 +97,14 @@ impl Live {
             inner.order.insert(counter, room);
             inner.forget_oldest();
             // Nobody follows where there is no federation.
-            drop(self.outgoing.send(TypingChange { room, user, typing: until.is_some() }));
+            let change = TypingChange { room, user, typing: until.is_some() };
+            drop(self.outgoing.send(Change::Typing(change)));
         }
         changed
     }
 
     /// What changes from now on, for federation.
-    pub fn outgoing(&self) -> broadcast::Receiver<TypingChange> {
+    pub fn outgoing(&self) -> broadcast::Receiver<Change> {
         self.outgoing.subscribe()
     }
 
@@ -106,10 +120,43 @@ impl Live {
         self.inner.lock().order.range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
     }
 
+    /// Puts down where somebody is, as a change that others hear of.
+    pub fn set_presence(&self, user: UserNo, presence: Presence) {
+        let mut inner = self.inner.lock();
+        inner.counter += 1;
+        let counter = inner.counter;
+        inner.presence.put(counter, user, presence);
+        drop(inner);
+        self.remind(user);
+    }
+
+    /// Lets other servers hear again where somebody is, although nothing has changed.
+    pub fn remind(&self, user: UserNo) {
+        // Nobody follows where there is no federation.
+        drop(self.outgoing.send(Change::Presence(user)));
+    }
+
+    /// Notes that somebody did something, which is no news as long as they are known to be active.
+    pub fn acted(&self, user: UserNo, at: u64) {
+        if let Some(presence) = self.inner.lock().presence.get_mut(user) {
+            presence.active_at = presence.active_at.max(at);
+        }
+    }
+
+    /// Where somebody is, if that is known.
+    pub fn presence(&self, user: UserNo) -> Option<Presence> {
+        self.inner.lock().presence.get(user).map(|(_, presence)| presence.clone())
+    }
+
+    /// Who came, went or changed after `since`, oldest first.
+    pub fn presence_since(&self, since: u64) -> Vec<(UserNo, Presence)> {
+        self.inner.lock().presence.since(since).map(|(user, presence)| (user, presence.clone())).collect()
+    }
+
     /// Ends what has lasted too long, and returns the rooms in which somebody stopped typing.
     pub fn expire(&self, now: u64) -> Vec<RoomNo> {
         let mut inner = self.inner.lock();
-        let Inner { counter, typing, order } = &mut *inner;
+        let Inner { counter, typing, order, .. } = &mut *inner;
         let mut rooms = Vec::new();
         for (room, entry) in typing {
             let before = entry.until.len();

@@ -1,0 +1,118 @@
+//! What is worth sending now or never: typing, and where people are.
+//!
+//! It goes into the queues of the servers that answer at present, and nowhere else.
+//!
+//! Spec: server-server-api#typing-notifications, server-server-api#presence
+
+use std::sync::Arc;
+
+use ruma::{OwnedServerName, OwnedUserId, events::room::member::MembershipState};
+
+use super::{edus, follow::Outbound};
+use crate::{
+    error::Result,
+    protocol::presence::State,
+    remote::candidates,
+    rooms::{cache::Known, ephemeral, presence},
+    store::{
+        Position,
+        live::TypingChange,
+        schema::{
+            StateKeyNo, UserNo,
+            events::{DeltaRow, STATE_DELTAS},
+            numbers,
+        },
+    },
+};
+
+impl Outbound {
+    /// Somebody on this server began or stopped typing.
+    pub(super) fn typing(self: &Arc<Self>, change: &TypingChange) -> Result<()> {
+        let store = &self.rooms.store;
+        let (Some(user), Some(room)) = (numbers::user_id(store, change.user)?, numbers::room_id(store, change.room)?)
+        else {
+            return Ok(());
+        };
+        if !self.rooms.is_local(&user) {
+            return Ok(());
+        }
+        let edu = serde_json::json!({
+            "edu_type": "m.typing",
+            "content": { "room_id": room, "user_id": user, "typing": change.typing },
+        });
+        self.pass(self.others(change.room)?, &edu.to_string());
+        Ok(())
+    }
+
+    /// Where somebody on this server is has changed.
+    pub(super) fn presence(self: &Arc<Self>, user: UserNo) -> Result<()> {
+        let store = &self.rooms.store;
+        let Some(id) = numbers::user_id(store, user)?.filter(|id| self.rooms.is_local(id)) else { return Ok(()) };
+        let (true, Some(presence)) = (presence::over_federation(&self.rooms), store.live().presence(user)) else {
+            return Ok(());
+        };
+        let edu = presence::edu(&self.rooms, &[(id, presence)]);
+        let servers = edus::sharing(&self.rooms, user)?;
+        self.pass(candidates(&self.rooms.config, servers), &edu);
+        Ok(())
+    }
+
+    /// Those who are in a room together for the first time hear where the others are.
+    pub(super) fn greet(self: &Arc<Self>, after: Position, until: Position) -> Result<()> {
+        let store = &self.rooms.store;
+        let touched = store.wakers().touched_since(after).filter(|_| presence::over_federation(&self.rooms));
+        for room in touched.into_iter().flatten() {
+            let others = self.others(room)?;
+            if others.is_empty() {
+                continue;
+            }
+            for row in store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1))) {
+                let ((_, _, key), delta) = row?;
+                let Some(user) = self.newcomer(key, delta)? else { continue };
+                match self.rooms.is_local(&user) {
+                    true => self.introduce(numbers::find_user(store, &user)?, others.clone())?,
+                    false => {
+                        let locals = ephemeral::locals(&self.rooms, room)?;
+                        self.introduce(locals, vec![user.server_name().to_owned()])?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who came into a room with this change.
+    fn newcomer(&self, key: StateKeyNo, delta: DeltaRow) -> Result<Option<OwnedUserId>> {
+        let Some(new) = delta.1.filter(|_| key.is_member()) else { return Ok(None) };
+        let new = self.rooms.known(new)?;
+        let old = delta.0.map(|old| self.rooms.known(old)).transpose()?;
+        let joined = |known: &Known| known.event.membership() == Some(MembershipState::Join);
+        let came = joined(&new) && !old.is_some_and(|old| joined(&old));
+        Ok(new.event.state_key.as_deref().filter(|_| came).and_then(|user| OwnedUserId::try_from(user).ok()))
+    }
+
+    /// Tells servers where some users of this server are.
+    fn introduce(self: &Arc<Self>, users: impl IntoIterator<Item = UserNo>, to: Vec<OwnedServerName>) -> Result<()> {
+        let store = &self.rooms.store;
+        let mut people = Vec::new();
+        for user in users {
+            let there = store.live().presence(user).filter(|presence| presence.state != State::Offline);
+            people.extend(there.zip(numbers::user_id(store, user)?).map(|(presence, id)| (id, presence)));
+        }
+        if !people.is_empty() {
+            self.pass(to, &presence::edu(&self.rooms, &people));
+        }
+        Ok(())
+    }
+
+    /// Sends something now to those of some servers that answer.
+    fn pass(self: &Arc<Self>, servers: Vec<OwnedServerName>, edu: &str) {
+        for server in servers {
+            let destination = self.destination(&server);
+            if self.rooms.remote.back_off.until(&server, self.rooms.clock.now()).is_none() {
+                destination.queue.lock().pass(edu.to_owned());
+                self.work(server, destination);
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Who is there, across servers.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, User, network};
+
+/// Waits until somebody is where they are expected, as another one is told.
+async fn until(by: &User, of: &User, state: &str) {
+    let path = format!("/_matrix/client/v3/presence/{}/status", of.id);
+    let looks = async {
+        while by.get(&path).await.ok()["presence"] != state {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it comes");
+}
+
+async fn says(user: &User, state: &str) {
+    let path = format!("/_matrix/client/v3/presence/{}/status", user.id);
+    user.put(&path, json!({ "presence": state })).await.ok();
+}
+
+async fn tell(from: &Server, to: &Server, user: &str, state: &str) {
+    let update = json!({ "user_id": user, "presence": state, "last_active_ago": 5 });
+    let edu = json!({ "edu_type": "m.presence", "content": { "push": [update] } });
+    let body = json!({ "origin": from.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": [edu] });
+    from.ask_server(to, http::Method::PUT, "/_matrix/federation/v1/send/1", Some(body)).await.ok();
+}
+
+#[tokio::test]
+async fn it_reaches_the_servers_in_the_rooms_of_a_user() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    says(&ann, "online").await;
+    bob.join_via(&room, &one).await.ok();
+    // What came before the join was complete is looked at again.
+    two.later(Duration::from_secs(2));
+    // Neither of them says anything new, but both see each other for the first time.
+    until(&bob, &ann, "online").await;
+    says(&bob, "unavailable").await;
+    until(&ann, &bob, "unavailable").await;
+    says(&ann, "offline").await;
+    until(&bob, &ann, "offline").await;
+}
+
+#[tokio::test]
+async fn a_server_speaks_for_its_own_users_who_are_in_our_rooms() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let cat = one.with_user("cat").await;
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &one).await.ok();
+    cat.join(&room).await.ok();
+    let since = ann.get("/_matrix/client/v3/sync?set_presence=offline").await.ok();
+    tell(&two, &one, cat.id.as_str(), "online").await;
+    tell(&two, &one, "@stranger:two", "online").await;
+    tell(&two, &one, bob.id.as_str(), "asleep").await;
+    tell(&two, &one, bob.id.as_str(), "online").await;
+    let path = format!("/_matrix/client/v3/sync?set_presence=offline&since={}", since["next_batch"].as_str().unwrap());
+    let people = ann.get(&path).await.ok()["presence"]["events"].clone();
+    let who: Vec<_> =
+        people.as_array().unwrap().iter().map(|event: &Value| event["sender"].as_str().unwrap()).collect();
+    assert_eq!(who, [bob.id.as_str()]);
+}
+
+#[tokio::test]
+async fn it_stays_at_home_where_it_is_told_to() {
+    let network = network();
+    let one = network.server_with("one", |config| config.presence.over_federation = false).await;
+    let two = network.server("two").await;
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &one).await.ok();
+    tell(&two, &one, bob.id.as_str(), "online").await;
+    let path = format!("/_matrix/client/v3/presence/{}/status", bob.id);
+    assert_eq!(ann.get(&path).await.ok()["presence"], "offline");
+}
