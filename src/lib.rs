@@ -48,8 +48,9 @@
 //! outbox) → the ticket → `/sync` of those in the room wakes, and [`outbound`] finds a row in the outbox.
 //!
 //! *A transaction arrives.* [`remote::inbound`] checks the signature of the request → `api::federation::send` hands
-//! each PDU to [`rooms::intake`] → [`protocol::intake`] says what is missing and `intake` fetches it, without a lock
-//! → with the room locked, the verdict and the event are written down → the answer says per PDU what happened.
+//! the PDUs to [`rooms::inbox`] → [`protocol::intake`] judges them → with the room locked, verdicts and events are
+//! written down → the answer says per PDU what happened. A PDU for which something is missing becomes a row and is
+//! answered too; [`rooms::intake`] then fetches what `protocol::intake` asks for, without a lock.
 //!
 //! *A client waits.* [`sync`] listens for its user, fixes the published position, and looks: a user for whom
 //! nothing was written costs one look in memory, however many rooms there are. Otherwise it reads the rooms and

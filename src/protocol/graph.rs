@@ -23,11 +23,31 @@ pub fn forward_extremities<'a>(events: impl IntoIterator<Item = &'a Event> + Clo
 }
 
 /// The forward extremities after one more event: it takes the place of those that it names.
-pub fn advance(extremities: &mut BTreeSet<OwnedEventId>, event: &Event) {
-    for prev in &event.prev_events {
-        extremities.remove(prev);
+/// `hidden` finds events that are rejected or soft-failed, as in [`follows`].
+pub fn advance(
+    extremities: &mut BTreeSet<OwnedEventId>,
+    event: &Event,
+    hidden: impl Fn(&EventId) -> Option<Arc<Event>>,
+) {
+    for prev in follows(event, hidden) {
+        extremities.remove(&prev);
     }
     extremities.insert(event.event_id.clone());
+}
+
+/// How many hidden events one event is followed through.
+const MOST_HIDDEN: usize = 1_000;
+
+/// The events that an event comes right after: those that it names, and where one of them is hidden, because
+/// it is rejected or soft-failed and so no end of the room, those that this one names, and so on.
+pub fn follows(event: &Event, hidden: impl Fn(&EventId) -> Option<Arc<Event>>) -> HashSet<OwnedEventId> {
+    let mut followed: HashSet<OwnedEventId> = event.prev_events.iter().cloned().collect();
+    let mut open: Vec<OwnedEventId> = event.prev_events.clone();
+    while let Some(id) = open.pop() {
+        let Some(hidden) = hidden(&id).filter(|_| followed.len() < MOST_HIDDEN) else { continue };
+        open.extend(hidden.prev_events.iter().filter(|prev| followed.insert((*prev).clone())).cloned());
+    }
+    followed
 }
 
 /// The depth of a new event after these: one more than the deepest, up to what JSON can hold.
@@ -167,9 +187,19 @@ mod tests {
         assert_eq!(names(&forward_extremities(events.iter().map(|event| &**event))), "d e");
         let mut ends = BTreeSet::new();
         for event in &events {
-            advance(&mut ends, event);
+            advance(&mut ends, event, |_| None);
         }
         assert_eq!(names(&ends), "d e");
+    }
+
+    #[test]
+    fn what_follows_a_hidden_event_follows_those_before_it() {
+        let graph = graph(FORK);
+        let hidden = |id: &EventId| ["$b", "$c"].contains(&id.as_str()).then(|| graph.event(&id.as_str()[1..]));
+        let followed: BTreeSet<_> = follows(&graph.event("d"), hidden).into_iter().collect();
+        assert_eq!(names(&followed), "a b c");
+        let followed: BTreeSet<_> = follows(&graph.event("d"), |_| None).into_iter().collect();
+        assert_eq!(names(&followed), "b c");
     }
 
     #[test]

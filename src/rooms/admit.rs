@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
 use super::Rooms;
@@ -14,6 +14,7 @@ use crate::{
     protocol::{
         canonical::{self, Object, Value},
         event::Event,
+        hash,
         intake::admit,
         sign,
         version::Rules,
@@ -65,8 +66,19 @@ pub async fn one(rooms: &Rooms, pdu: Object, rules: &Rules) -> Result<Event> {
     check(&rooms.remote, pdu, rules)
 }
 
+/// The ID of a PDU, if it is good enough to have one.
+pub fn event_id(pdu: &Object, rules: &Rules) -> Option<OwnedEventId> {
+    hash::event_id(pdu, rules).or_else(|| OwnedEventId::try_from(pdu.get("event_id")?.as_str()?).ok())
+}
+
 /// Checks many PDUs; those that fail are left out.
 pub async fn many(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Vec<Event> {
+    let checked = each(rooms, pdus, rules).await.into_iter();
+    checked.filter_map(|event| event.inspect_err(|error| tracing::debug!(%error, "a PDU is dropped")).ok()).collect()
+}
+
+/// Checks many PDUs, and says of each, in their order, what came out.
+pub async fn each(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Vec<Result<Event>> {
     let wanted: BTreeSet<(OwnedServerName, String)> =
         pdus.iter().flat_map(|pdu| keys(pdu, rules)).map(|(server, id, _)| (server, id)).collect();
     // Which moment a key must cover differs from event to event; fetching it once serves them all.
@@ -76,17 +88,20 @@ pub async fn many(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Ve
     let mut pdus = pdus.into_iter().peekable();
     while pdus.peek().is_some() {
         let batch: Vec<Object> = pdus.by_ref().take(BATCH).collect();
+        let size = batch.len();
         let remote = std::sync::Arc::clone(&rooms.remote);
-        batches.push(tokio::task::spawn_blocking(move || {
-            let checked = batch.into_iter().map(|pdu| check(&remote, pdu, rules));
-            checked
-                .filter_map(|event| event.inspect_err(|error| tracing::debug!(%error, "a PDU is dropped")).ok())
-                .collect::<Vec<_>>()
-        }));
+        let check = move || batch.into_iter().map(|pdu| check(&remote, pdu, rules)).collect::<Vec<_>>();
+        batches.push((size, tokio::task::spawn_blocking(check)));
     }
     let mut events = Vec::new();
-    for batch in batches {
-        events.extend(batch.await.unwrap_or_default());
+    for (size, batch) in batches {
+        match batch.await {
+            Ok(checked) => events.extend(checked),
+            Err(error) => {
+                tracing::error!(%error, "the check of events broke off");
+                events.extend((0..size).map(|_| Err(Error::internal("the check broke off"))));
+            }
+        }
     }
     events
 }

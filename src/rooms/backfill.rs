@@ -64,7 +64,7 @@ fn oldest(rooms: &Rooms, room: &Room) -> Result<Option<OwnedEventId>> {
 fn new_events(rooms: &Rooms, room: &Room, events: Vec<Event>) -> Result<Vec<Arc<Event>>> {
     let mut fresh = Vec::new();
     for event in events {
-        let here = rooms.by_id(&event.event_id)?.is_some_and(|known| known.standing != Standing::Outlier);
+        let here = rooms.by_id(&event.event_id)?.is_some_and(|known| known.before.is_some());
         if event.room_id == room.id && !here {
             fresh.push(Arc::new(event));
         }

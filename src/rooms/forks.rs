@@ -20,6 +20,7 @@ use crate::{
     protocol::{
         auth,
         event::Event,
+        graph,
         resolve::{Lookup, StateMap, resolve},
     },
     store::schema::{
@@ -189,7 +190,7 @@ impl Deciding<'_> {
     /// Gives an event from elsewhere its place on top of the events that it names, and the room the state
     /// that follows. A soft-failed or rejected event is kept beside the room: it does not become an end of it.
     pub fn accept(&mut self, event: &Arc<Event>, before: &State, standing: Standing) -> Result<Arc<Known>> {
-        if let Some(known) = self.by_id(&event.event_id)?.filter(|known| known.standing != Standing::Outlier) {
+        if let Some(known) = self.by_id(&event.event_id)?.filter(|known| known.before.is_some()) {
             return Ok(known);
         }
         let known = self.place(event, before, standing)?;
@@ -203,6 +204,9 @@ impl Deciding<'_> {
 
     /// Writes an event with the state before it, and changes nothing else.
     pub fn place(&mut self, event: &Arc<Event>, before: &State, standing: Standing) -> Result<Arc<Known>> {
+        // What was redacted while it was known without a place does not come back whole.
+        let redacted = self.by_id(&event.event_id)?.filter(|known| known.redacted_by.is_some());
+        let event = redacted.as_ref().map_or(event, |known| &known.event);
         let number = numbers::event(&mut self.write, &event.event_id)?;
         let key = match event.key() {
             Some((kind, state_key)) => Some(numbers::state_key(&mut self.write, kind, state_key)?),
@@ -215,15 +219,26 @@ impl Deciding<'_> {
             standing,
             before: Some(before.number),
             replaces: key.and_then(|key| before.get(key)),
-            redacted_by: None,
+            redacted_by: redacted.as_ref().and_then(|known| known.redacted_by),
         }))
     }
 
     /// The event becomes an end of the room, in place of those that it names.
     fn advance(&mut self, known: &Arc<Known>) -> Result<()> {
         let event = &known.event;
+        let failed = Cell::new(None);
+        let followed = graph::follows(event, |id| {
+            let known = self.by_id(id).unwrap_or_else(|error| {
+                failed.set(Some(error));
+                None
+            });
+            known.filter(|known| known.standing.is_hidden()).map(|known| Arc::clone(&known.event))
+        });
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
         let head = self.head_mut();
-        head.extremities.retain(|(_, id)| !event.prev_events.contains(id));
+        head.extremities.retain(|(_, id)| !followed.contains(id));
         head.extremities.push((known.number, event.event_id.clone()));
         head.depth = head.depth.max(event.depth);
         Ok(())

@@ -6,7 +6,7 @@
 //!
 //! Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 
-use std::{cell::Cell, collections::BTreeSet, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use ruma::{
@@ -19,14 +19,16 @@ use super::{Room, Rooms, admit, append::Deciding, forks, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
+        auth::Refusal,
         canonical::Object,
         event::Event,
-        intake::{Before, Intake, Judged, Known, StateId, Step, Verdict, View},
+        intake::{Before, Intake, Judged, Known, StateId, Step, Unjudged, Verdict, View},
         resolve::StateMap,
     },
+    remote::Patience,
     store::{
         Ticket,
-        schema::{EventNo, StateNo, events::Standing, numbers::EVENT_NUMBERS},
+        schema::{EventNo, StateNo, events::Standing, federation::INBOX, numbers::EVENT_NUMBERS},
     },
 };
 
@@ -36,79 +38,213 @@ const GAP: u32 = 50;
 const AT_ONCE: usize = 8;
 /// From how many missing events of a state on the whole state is asked for.
 const WHOLE_STATE: usize = 20;
+/// How long a whole state may take, and how many bytes it may have.
+const PATIENT: Patience = Patience { timeout: Duration::from_secs(120), limit: 64 << 20, insist: false };
 /// How many servers are asked for the same thing.
 const MOST_SERVERS: usize = 3;
+/// How many bytes of events are written together.
+const WRITTEN_TOGETHER: usize = 256 * 1024;
 
-/// Takes in a PDU of a room that this server is in. `origin` has sent it and is asked first for what is
-/// missing. When it returns, everything is durable.
+/// An event that has passed the checks that need it alone, on its way into a room.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Who has sent it, and is asked first for what is missing.
+    pub origin: OwnedServerName,
+    /// Its row in the inbox, which goes when the event is taken in.
+    pub row: Option<u64>,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the room.
+    Accepted,
+    /// It is kept and not shown.
+    SoftFailed(Refusal),
+    /// It is kept and has no effect.
+    Rejected(Refusal),
+    /// It was here before.
+    Known(Standing),
+}
+
+impl Arrival {
+    /// An event that has just come from `origin`.
+    pub fn new(event: Event, origin: &ServerName) -> Self {
+        Self { event: Arc::new(event), origin: origin.to_owned(), row: None }
+    }
+}
+
+impl Outcome {
+    fn of(judged: &[Judged]) -> Self {
+        match judged.last().map(|judged| &judged.verdict) {
+            Some(Verdict::Rejected(refusal)) => Self::Rejected(refusal.clone()),
+            Some(Verdict::SoftFailed(refusal)) => Self::SoftFailed(refusal.clone()),
+            _ => Self::Accepted,
+        }
+    }
+}
+
+/// Takes in a PDU of a room that this server is in, while `origin` waits: it wants to know whether its user
+/// has come in, or is out. When it returns, everything is durable.
 ///
-/// Errors: 403 `M_FORBIDDEN` if the event is dropped or rejected, with the reason.
+/// Errors: 403 `M_FORBIDDEN` if the event is dropped or not accepted, with the reason.
 pub async fn receive(rooms: &Arc<Rooms>, room: &Arc<Room>, origin: &ServerName, pdu: Object) -> Result<()> {
     let event = admit::one(rooms, pdu, room.rules).await?;
     if event.room_id != room.id {
         return Err(Error::forbidden("the event is of another room"));
     }
     let _in_turn = room.intake.lock().await;
-    if rooms.by_id(&event.event_id)?.is_some_and(|known| known.standing != Standing::Outlier) {
-        return Ok(());
+    match take_in(rooms, room, Arrival::new(event, origin)).await? {
+        Ok(Outcome::Accepted | Outcome::Known(Standing::Accepted | Standing::Outlier)) => Ok(()),
+        Ok(Outcome::Rejected(refusal) | Outcome::SoftFailed(refusal)) => Err(Error::forbidden(refusal.to_string())),
+        Ok(Outcome::Known(_)) => Err(Error::forbidden("the room has refused this event before")),
+        Err(unjudged) => Err(Error::forbidden(format!("the event cannot be judged: {unjudged}"))),
     }
-    let target = event.event_id.clone();
+}
+
+/// What [`at_once`] has done.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// The events that were judged, in their order.
+    pub outcomes: Vec<(OwnedEventId, Outcome)>,
+    /// The others, from the first one on for which something is missing.
+    pub left: Vec<Arrival>,
+    /// To be awaited: only then are the outcomes durable.
+    pub tickets: Vec<Ticket>,
+}
+
+/// Takes in events as far as nothing has to be fetched for them. The caller holds `room.intake`. An error means
+/// that some may have been taken in, and none is told of.
+pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<Arrival>) -> Result<Taken> {
+    let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
+    let work = move || {
+        let mut taken = Taken::default();
+        let mut arrivals = arrivals.into_iter();
+        let mut next = arrivals.next();
+        while next.is_some() && taken.left.is_empty() {
+            let mut deciding = rooms.decide(&room);
+            let mut bytes = 0;
+            while bytes < WRITTEN_TOGETHER
+                && let Some(arrival) = next.take()
+            {
+                let Some(outcome) = judge_now(&mut deciding, &arrival)? else {
+                    taken.left.push(arrival);
+                    break;
+                };
+                if let Some(row) = arrival.row {
+                    deciding.write.delete(INBOX, &(room.number, row));
+                }
+                bytes += arrival.event.json().len();
+                taken.outcomes.push((arrival.event.event_id.clone(), outcome));
+                next = arrivals.next();
+            }
+            if bytes > 0 {
+                taken.tickets.push(deciding.commit()?);
+            }
+        }
+        taken.left.extend(next.into_iter().chain(arrivals));
+        Ok(taken)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}
+
+/// Judges and records an event if nothing has to be fetched for it.
+fn judge_now(deciding: &mut Deciding<'_>, arrival: &Arrival) -> Result<Option<Outcome>> {
+    if let Some(known) = deciding.by_id(&arrival.event.event_id)?.filter(|known| known.before.is_some()) {
+        return Ok(Some(Outcome::Known(known.standing)));
+    }
+    let mut intake = Intake::new(deciding.room.rules, Arc::clone(&arrival.event));
+    match look(deciding, &mut intake)? {
+        Step::Done(Ok(judged)) => {
+            record(deciding, &judged)?;
+            Ok(Some(Outcome::of(&judged)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Takes in one event, and fetches what it needs. The caller holds `room.intake`. When it returns an outcome,
+/// everything is durable; if the event could not be judged, nothing has happened.
+pub(super) async fn take_in(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    arrival: Arrival,
+) -> Result<Result<Outcome, Unjudged>> {
+    let Arrival { event, origin, row } = arrival;
+    let servers = helpers(rooms, room, &origin)?;
     let mut intake = Intake::new(room.rules, event);
-    let mut asked_for_gap = false;
-    let servers = helpers(rooms, room, origin)?;
     loop {
-        let (stepped, step, ticket) = take_step(rooms, room, intake).await?;
+        let (stepped, step) = take_step(rooms, room, intake, row).await?;
         intake = stepped;
         match step {
-            Step::Need(ids) => {
-                let mut pdus = Vec::new();
-                if !std::mem::replace(&mut asked_for_gap, true) {
-                    pdus = gap(rooms, room, origin, &target).await?;
-                }
-                let found = admit::many(rooms, pdus, room.rules).await;
+            Stepped::Done(outcome, ticket) => {
+                ticket.published().await?;
+                return Ok(Ok(outcome));
+            }
+            Stepped::Asks(Step::NeedGap { before, missing }) => {
+                let found = gap(rooms, room, &servers, before).await?;
+                let found = admit::many(rooms, found, room.rules).await;
                 let missing: Vec<_> =
-                    ids.into_iter().filter(|id| !found.iter().any(|event| event.event_id == *id)).collect();
+                    missing.into_iter().filter(|id| !found.iter().any(|event| event.event_id == *id)).collect();
                 intake.supply(found);
                 intake.supply(events(rooms, room, &servers, missing).await);
             }
-            Step::NeedState(id) => state(rooms, room, &servers, id, &mut intake).await,
-            Step::Done(Err(unjudged)) => {
-                return Err(Error::forbidden(format!("the event cannot be judged: {unjudged}")));
-            }
-            Step::Done(Ok(judged)) => {
-                if let Some(ticket) = ticket {
-                    ticket.published().await?;
-                }
-                let verdict = judged.into_iter().next_back().map(|judged| judged.verdict);
-                return match verdict {
-                    Some(Verdict::Rejected(refusal)) => Err(Error::forbidden(refusal.to_string())),
-                    _ => Ok(()),
-                };
-            }
+            Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, ids).await),
+            Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
+            Stepped::Asks(Step::Done(Err(unjudged))) => return Ok(Err(unjudged)),
+            Stepped::Asks(Step::Done(Ok(_))) => return Err(Error::internal("what was judged was not recorded")),
         }
     }
 }
 
+/// Where a step has led.
+enum Stepped {
+    /// The event is recorded, or was known.
+    Done(Outcome, Ticket),
+    /// Something is needed, or the event cannot be judged.
+    Asks(Step),
+}
+
 /// One step, with the room locked, on a thread that may block. What is done is recorded in the same breath.
-async fn take_step(rooms: &Arc<Rooms>, room: &Arc<Room>, mut intake: Intake) -> Result<(Intake, Step, Option<Ticket>)> {
+async fn take_step(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    mut intake: Intake,
+    row: Option<u64>,
+) -> Result<(Intake, Stepped)> {
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut deciding = rooms.decide(&room);
-        let view = Locked { deciding: &deciding, failed: Cell::new(None) };
-        let step = intake.step(&view);
-        if let Some(error) = view.failed.into_inner() {
-            return Err(error);
-        }
-        let ticket = match &step {
-            Step::Done(Ok(judged)) => {
-                record(&mut deciding, judged)?;
-                Some(deciding.commit()?)
-            }
-            _ => None,
+        let known = deciding.by_id(&intake.target().event_id)?.filter(|known| known.before.is_some());
+        let outcome = match known {
+            Some(known) => Outcome::Known(known.standing),
+            None => match look(&deciding, &mut intake)? {
+                Step::Done(Ok(judged)) => {
+                    record(&mut deciding, &judged)?;
+                    Outcome::of(&judged)
+                }
+                step => return Ok((intake, Stepped::Asks(step))),
+            },
         };
-        Ok((intake, step, ticket))
+        if let Some(row) = row {
+            deciding.write.delete(INBOX, &(room.number, row));
+        }
+        let ticket = deciding.commit()?;
+        Ok((intake, Stepped::Done(outcome, ticket)))
     };
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}
+
+/// What `protocol::intake` says of the room as it is now.
+fn look(deciding: &Deciding<'_>, intake: &mut Intake) -> Result<Step> {
+    let view = Locked { deciding, failed: Cell::new(None) };
+    let step = intake.step(&view);
+    match view.failed.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(step),
+    }
 }
 
 /// Writes down what was decided.
@@ -174,8 +310,9 @@ impl Locked<'_, '_> {
 impl View for Locked<'_, '_> {
     fn event(&self, id: &EventId) -> Option<Known> {
         let known = self.or_note(self.deciding.by_id(id))?;
-        let rejected = known.standing == Standing::Rejected;
-        (known.room == self.deciding.room.number).then(|| Known { event: Arc::clone(&known.event), rejected })
+        let (rejected, soft_failed) = (known.standing == Standing::Rejected, known.standing == Standing::SoftFailed);
+        let here = known.room == self.deciding.room.number;
+        here.then(|| Known { event: Arc::clone(&known.event), rejected, soft_failed })
     }
 
     fn state_before(&self, id: &EventId) -> Option<StateId> {
@@ -213,20 +350,26 @@ fn objects(room: &Room, pdus: impl IntoIterator<Item = Box<RawValue>>) -> Vec<Ob
     pdus.into_iter().filter_map(|pdu| admit::object(&pdu, room.rules).ok()).collect()
 }
 
-/// The events between ours and a new one.
-async fn gap(rooms: &Rooms, room: &Room, origin: &ServerName, target: &EventId) -> Result<Vec<Object>> {
+/// The events between ours and new ones, from the first server that has any.
+async fn gap(
+    rooms: &Rooms,
+    room: &Room,
+    servers: &[OwnedServerName],
+    before: Vec<OwnedEventId>,
+) -> Result<Vec<Object>> {
     let ends = rooms.published(room.number)?.extremities;
     let ends = ends.into_iter().map(|number| Ok(rooms.known(number)?.event.event_id.clone()));
     let ends = ends.collect::<Result<Vec<_>>>()?;
-    let mut request = get_missing_events::v1::Request::new(room.id.clone(), ends, vec![target.to_owned()]);
+    let mut request = get_missing_events::v1::Request::new(room.id.clone(), ends, before);
     request.limit = GAP.into();
-    match rooms.remote.ask(origin, request).await {
-        Ok(answer) => Ok(objects(room, answer.events)),
-        Err(error) => {
-            tracing::debug!(%origin, room = %room.id, %error, "no events for a gap");
-            Ok(Vec::new())
+    for server in servers {
+        match rooms.remote.ask(server, request.clone()).await {
+            Ok(answer) if !answer.events.is_empty() => return Ok(objects(room, answer.events)),
+            Ok(_) => tracing::debug!(%server, room = %room.id, "no events for a gap"),
+            Err(error) => tracing::debug!(%server, room = %room.id, %error, "no events for a gap"),
         }
     }
+    Ok(Vec::new())
 }
 
 /// Single events, as far as they can be had.
@@ -266,7 +409,7 @@ async fn state(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: Owne
         let unknown = unknown.filter(|id| !matches!(rooms.by_id(id), Ok(Some(_)))).count();
         if unknown > WHOLE_STATE {
             let request = get_room_state::v1::Request::new(id.clone(), room.id.clone());
-            if let Ok(whole) = rooms.remote.ask(server, request).await {
+            if let Ok(whole) = rooms.remote.ask_with(server, request, PATIENT).await {
                 let pdus = objects(room, whole.auth_chain.into_iter().chain(whole.pdus));
                 intake.supply(admit::many(rooms, pdus, room.rules).await);
             }

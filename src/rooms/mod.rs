@@ -21,6 +21,7 @@ pub mod ephemeral;
 pub mod filter;
 pub mod forks;
 pub mod history;
+pub mod inbox;
 pub mod intake;
 pub mod inviting;
 pub mod joining;
@@ -108,6 +109,8 @@ pub struct Rooms {
     pub delayed: delayed::Delayed,
     /// Who is there.
     presence: presence::Tracker,
+    /// Events of other servers that wait to be taken in.
+    pub inbox: inbox::Inbox,
 }
 
 /// A room that is in memory. There is never more than one of these per room.
@@ -166,6 +169,7 @@ impl Rooms {
             heard: outside::Heard::default(),
             delayed: delayed::Delayed::default(),
             presence: presence::Tracker::default(),
+            inbox: inbox::Inbox::default(),
         }
     }
 
@@ -306,7 +310,7 @@ impl Rooms {
     pub fn state_after(&self, known: &Known) -> Result<Option<State>> {
         let Some(before) = known.before else { return Ok(None) };
         let before = self.state(before)?;
-        let (Some((kind, state_key)), events::Standing::Accepted) = (known.event.key(), known.standing) else {
+        let Some((kind, state_key)) = known.event.key().filter(|_| known.standing != events::Standing::Rejected) else {
             return Ok(Some(before));
         };
         Ok(self.state_key(kind, state_key)?.map(|key| before.with(key, known.number)))

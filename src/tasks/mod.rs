@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{delayed, ephemeral, presence, profile},
+    rooms::{delayed, ephemeral, inbox, presence, profile},
     store::StoreError,
 };
 
@@ -25,6 +25,7 @@ const UPKEEP: Duration = Duration::from_secs(600);
 /// Starts everything. The tasks end with `ctx.stop`.
 pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
+    keep_up(ctx, "taking in events of other servers", |ctx| inbox::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);

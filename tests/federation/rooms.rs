@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::harness::{Server, User, network};
 
-async fn public_room(ann: &User, version: RoomVersionId) -> OwnedRoomId {
+pub(super) async fn public_room(ann: &User, version: RoomVersionId) -> OwnedRoomId {
     let mut request = Request::new();
     request.preset = Some(RoomPreset::PublicChat);
     request.room_version = Some(version);
@@ -30,16 +30,16 @@ async fn public_room(ann: &User, version: RoomVersionId) -> OwnedRoomId {
     room.id.clone()
 }
 
-fn room(server: &Server, id: &OwnedRoomId) -> Arc<Room> {
+pub(super) fn room(server: &Server, id: &OwnedRoomId) -> Arc<Room> {
     server.ctx.rooms.find(id).expect("the room")
 }
 
-async fn join(user: &User, id: &OwnedRoomId, through: &Server) {
+pub(super) async fn join(user: &User, id: &OwnedRoomId, through: &Server) {
     let servers = vec![through.ctx.config.server_name.clone()];
     joining::join(&user.server.ctx.rooms, id, &user.id, servers, Default::default()).await.expect("a join");
 }
 
-async fn say(user: &User, id: &OwnedRoomId, text: &str) {
+pub(super) async fn say(user: &User, id: &OwnedRoomId, text: &str) {
     let content = canonical::to_object(&json!({ "msgtype": "m.text", "body": text })).expect("content");
     let room = room(&user.server, id);
     let ticket = {
@@ -50,7 +50,7 @@ async fn say(user: &User, id: &OwnedRoomId, text: &str) {
     ticket.published().await.expect("a message on the disk");
 }
 
-fn messages(server: &Server, id: &OwnedRoomId) -> Vec<String> {
+pub(super) fn messages(server: &Server, id: &OwnedRoomId) -> Vec<String> {
     let rooms = &server.ctx.rooms;
     let page =
         history::page(rooms, room(server, id).number, Direction::Forward, Cursor::START, None, 10_000, |_| Ok(true));
@@ -59,7 +59,7 @@ fn messages(server: &Server, id: &OwnedRoomId) -> Vec<String> {
 }
 
 /// Waits until a server has these messages.
-async fn hears(server: &Server, id: &OwnedRoomId, expected: &[&str]) {
+pub(super) async fn hears(server: &Server, id: &OwnedRoomId, expected: &[&str]) {
     let mut log = server.ctx.store.watch();
     let heard = async {
         while messages(server, id) != expected {
@@ -71,7 +71,7 @@ async fn hears(server: &Server, id: &OwnedRoomId, expected: &[&str]) {
     }
 }
 
-fn state(server: &Server, id: &OwnedRoomId) -> Vec<String> {
+pub(super) fn state(server: &Server, id: &OwnedRoomId) -> Vec<String> {
     let rooms = &server.ctx.rooms;
     let state = rooms.current(room(server, id).number).expect("a state");
     let mut ids: Vec<_> =

@@ -62,6 +62,20 @@ impl Network {
         server
     }
 
+    /// Ends a server, and starts the program again on the same rows.
+    pub async fn restart(&self, server: &Server) -> Server {
+        server.ctx.stop.cancel();
+        let App { config, clock, chance, store, remote, .. } = &*server.ctx;
+        let key = KeyPair::from_seed(remote.key.seed(), remote.key.version());
+        let (config, clock, chance, store) = ((**config).clone(), clock.clone(), chance.clone(), store.clone());
+        let name = config.server_name.to_string();
+        let app = App::new(config, clock, chance, store, key, Arc::new(self.clone()));
+        let server = Server::new(app.expect("the rows are good"));
+        self.inner.servers.lock().insert(name, server.http.clone());
+        tasks::start(&server.ctx);
+        server
+    }
+
     /// Cuts a server off, until [`Network::back`].
     pub fn away(&self, server: &Server) {
         self.inner.away.lock().insert(server.ctx.config.server_name.to_string());

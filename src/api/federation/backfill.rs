@@ -63,7 +63,9 @@ fn walk(
 ) -> Vec<Arc<Event>> {
     let find = |id: &EventId| {
         let known = ctx.rooms.by_id(id).ok().flatten()?;
-        let here = known.room == room.number && known.standing == Standing::Accepted;
+        // What is soft-failed is served to those who have heard of it.  Spec: server-server-api#soft-failure
+        let served = matches!(known.standing, Standing::Accepted | Standing::SoftFailed);
+        let here = known.room == room.number && served;
         here.then(|| Arc::clone(&known.event))
     };
     graph::walk_back(from.iter().cloned(), include_start, limit, stop, find)

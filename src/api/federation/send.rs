@@ -1,13 +1,13 @@
 //! A transaction from another server: events and ephemeral events.
 //!
-//! Events of one room are taken in one after the other, rooms beside each other. A repeated transaction does no
-//! harm: what is known already is passed over.
+//! Events of one room are taken in one after the other, rooms beside each other ([`inbox`]). A repeated
+//! transaction is answered as before; one that was forgotten does no harm, because what is known is passed over.
 //!
 //! Spec: server-server-api#transactions
 
 use std::collections::BTreeMap;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ruma::{
     OwnedEventId, OwnedRoomId, ServerName,
     api::federation::transactions::send_transaction_message::v1::{Request, Response},
@@ -19,8 +19,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::Origin,
-    protocol::{canonical::Object, event::Event},
-    rooms::{admit, intake},
+    rooms::{admit, inbox},
 };
 
 /// How many events a transaction may hold. Spec: server-server-api#put_matrixfederationv1sendtxnid
@@ -38,23 +37,29 @@ pub async fn transaction(ctx: Ctx, origin: Origin, request: Request) -> Result<R
     if request.pdus.len() > MOST_PDUS || request.edus.len() > MOST_EDUS {
         return Err(Error::invalid_param(format!("a transaction holds at most {MOST_PDUS} PDUs and {MOST_EDUS} EDUs")));
     }
+    let server = &*origin.server;
+    let turn = ctx.rooms.inbox.turn(server);
+    let mut transactions = turn.lock().await;
+    if let Some(results) = transactions.answered(request.transaction_id.as_str()) {
+        return Ok(Response::new(results));
+    }
     let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
     for pdu in request.pdus {
         match room_of(&pdu) {
             Some(room) => by_room.entry(room).or_default().push(pdu),
-            None => tracing::debug!(server = %origin.server, "a PDU that names no room is dropped"),
+            None => tracing::debug!(%server, "a PDU that names no room is dropped"),
         }
     }
-    let server = &*origin.server;
     let rooms = by_room.into_iter().map(|(id, pdus)| in_room(&ctx, server, id, pdus));
-    let results: Vec<_> = stream::iter(rooms).buffer_unordered(ROOMS_AT_ONCE).collect().await;
+    let results: Vec<_> = stream::iter(rooms).buffer_unordered(ROOMS_AT_ONCE).try_collect().await?;
     for edu in &request.edus {
         if let Err(error) = edu::receive(&ctx, server, edu).await {
             tracing::debug!(%server, %error, "an EDU is dropped");
         }
     }
-    let pdus = results.into_iter().flatten().map(|(id, result)| (id, result.map_err(|error| error.to_string())));
-    Ok(Response::new(pdus.collect()))
+    let results: inbox::Results = results.into_iter().flatten().collect();
+    transactions.remember(request.transaction_id.as_str(), results.clone());
+    Ok(Response::new(results))
 }
 
 fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
@@ -65,29 +70,25 @@ fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
     serde_json::from_str::<Room>(pdu.get()).ok().map(|room| room.room_id)
 }
 
+/// Takes in the events of one room. Those of a room that this server is not in, or of which the other server is
+/// kept out, are refused one by one; the transaction goes on.
 async fn in_room(
     ctx: &Ctx,
     origin: &ServerName,
     id: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
-) -> Vec<(OwnedEventId, Result<()>)> {
-    let room = match room(ctx, &id, origin) {
-        Ok(room) => room,
-        Err(error) => {
-            tracing::debug!(room = %id, server = %origin, %error, "events of a room are dropped");
-            return Vec::new();
-        }
+) -> Result<Vec<(OwnedEventId, Result<(), String>)>> {
+    let Ok(known) = ctx.rooms.find(&id) else {
+        tracing::debug!(room = %id, server = %origin, "events of an unknown room are dropped");
+        return Ok(Vec::new());
     };
-    let mut results = Vec::new();
-    for pdu in pdus {
-        let Ok(object) = admit::object(&pdu, room.rules) else { continue };
-        let Ok(event_id) = event_id(&object, room.rules) else { continue };
-        results.push((event_id, intake::receive(&ctx.rooms, &room, origin, object).await));
+    let pdus: Vec<_> = pdus.iter().filter_map(|pdu| admit::object(pdu, known.rules).ok()).collect();
+    match room(ctx, &id, origin) {
+        Ok(room) => inbox::receive(&ctx.rooms, &room, origin, pdus).await,
+        Err(error) => {
+            tracing::debug!(room = %id, server = %origin, %error, "events of a room are refused");
+            let ids = pdus.iter().filter_map(|pdu| admit::event_id(pdu, known.rules));
+            Ok(ids.map(|id| (id, Err(error.to_string()))).collect())
+        }
     }
-    results
-}
-
-fn event_id(pdu: &Object, rules: &crate::protocol::version::Rules) -> Result<OwnedEventId> {
-    let event = Event::from_object(pdu.clone(), rules).map_err(|error| Error::bad_json(error.to_string()))?;
-    Ok(event.event_id)
 }

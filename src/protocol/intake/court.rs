@@ -66,16 +66,15 @@ impl<V: View> Court<'_, V> {
         }
         let is_at_the_end = self.ends.iter().eq(event.prev_events.iter().collect::<BTreeSet<_>>());
         let is_given = self.intake.states.contains_key(&event.event_id);
-        if !is_at_the_end || is_given {
-            let current = |kind: &str, key: &str| match &self.current {
+        // Nothing is current before the room has begun.
+        if (!is_at_the_end || is_given) && !self.ends.is_empty() {
+            let merged = if is_given { Some(self.with_current(&before)?) } else { None };
+            let current = |kind: &str, key: &str| match merged.as_ref().unwrap_or(&self.current) {
                 Current::Of(state) => self.find(&self.view.entry(*state, kind, key)?),
                 Current::After(id) => self.entry(&Before::After(id.clone()), kind, key),
                 Current::State(state) => self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
             };
-            // Nothing is current before the room has begun.
-            if !self.ends.is_empty()
-                && let Err(refusal) = auth::check(self.intake.rules, event, current)
-            {
+            if let Err(refusal) = auth::check(self.intake.rules, event, current) {
                 return Ok((Verdict::SoftFailed(refusal), before));
             }
         }
@@ -83,11 +82,31 @@ impl<V: View> Court<'_, V> {
         Ok((Verdict::Accepted, before))
     }
 
+    /// What is current where something is missing between ours and an event: this server may have been away for
+    /// long, so that its own current state knows nothing of those who have come since. A gap is easily made up,
+    /// though, so that the given state alone does not count either.
+    fn with_current(&self, before: &Before) -> Result<Current, Pause> {
+        let current = match &self.current {
+            Current::Of(state) => Some(self.view.entries(*state)),
+            Current::After(id) => self.map_after(id),
+            Current::State(state) => Some((**state).clone()),
+        };
+        let before = match before {
+            Before::Nothing | Before::Unknown => None,
+            Before::After(id) => self.map_after(id),
+            Before::State(state) => Some((**state).clone()),
+        };
+        let states = current.into_iter().chain(before).collect();
+        self.resolve(states).map(|state| Current::State(Arc::new(state)))
+    }
+
     /// Makes the accepted event an end of the room, and the current state what follows from it.
     fn move_on(&mut self, event: &Event, before: &Before) -> Result<(), Pause> {
         let id = &event.event_id;
         self.judged.insert(id.clone(), (Verdict::Accepted, before.clone()));
-        graph::advance(&mut self.ends, event);
+        let mut ends = std::mem::take(&mut self.ends);
+        graph::advance(&mut ends, event, |id| self.hidden(id));
+        self.ends = ends;
         if self.ends.len() == 1 {
             self.current = Current::After(id.clone());
         } else if event.is_state() {
@@ -96,6 +115,15 @@ impl<V: View> Court<'_, V> {
             self.current = Current::State(Arc::new(self.resolve(states)?));
         }
         Ok(())
+    }
+
+    /// An event that is in the graph and cannot be an end of the room.
+    fn hidden(&self, id: &EventId) -> Option<Arc<Event>> {
+        let hidden = match self.judged.get(id) {
+            Some((verdict, _)) => matches!(verdict, Verdict::Rejected(_) | Verdict::SoftFailed(_)),
+            None => self.view.event(id).is_some_and(|known| known.rejected || known.soft_failed),
+        };
+        if hidden { self.find(id) } else { None }
     }
 
     /// Steps 4 of the checks: are the auth events well chosen, and do they allow the event?

@@ -38,6 +38,10 @@ pub const MAX_GAP: usize = 100;
 pub const MAX_EVENTS: usize = 100_000;
 /// How often one intake asks.
 pub const MAX_ROUNDS: usize = 32;
+/// How often it asks for the events of a gap, until it asks for a state instead.
+pub const MAX_GAP_ROUNDS: usize = 8;
+/// For how many states it asks.
+pub const MAX_STATES: usize = 8;
 
 /// Why an event is dropped on receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +84,7 @@ pub fn admit(
 pub struct Known {
     pub event: Arc<Event>,
     pub rejected: bool,
+    pub soft_failed: bool,
 }
 
 /// A state that the server has, by a number of its own. Equal numbers are equal states.
@@ -104,6 +109,9 @@ pub trait View {
 /// What to do next.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// Fetch what lies between the room's end and the events `before`, or at the very least the events `missing`
+    /// that they name as previous, and [`Intake::supply`] what could be had.
+    NeedGap { before: Vec<OwnedEventId>, missing: Vec<OwnedEventId> },
     /// Fetch these events and [`Intake::supply`] them, as far as they can be had.
     Need(Vec<OwnedEventId>),
     /// Fetch the IDs of the state before this event, from a server that has it, for [`Intake::state`].
@@ -182,9 +190,11 @@ pub struct Intake {
     /// Fetched states, by the event that they are before; `None` if there was none to be had.
     states: HashMap<OwnedEventId, Option<Vec<OwnedEventId>>>,
     rounds: usize,
+    gap_rounds: usize,
 }
 
 enum Pause {
+    NeedGap { before: BTreeSet<OwnedEventId>, missing: BTreeSet<OwnedEventId> },
     Need(BTreeSet<OwnedEventId>),
     NeedState(OwnedEventId),
     Fail(Unjudged),
@@ -192,8 +202,8 @@ enum Pause {
 
 impl Intake {
     /// Begins with an admitted event.
-    pub fn new(rules: &'static Rules, event: Event) -> Self {
-        let target = Arc::new(event);
+    pub fn new(rules: &'static Rules, event: impl Into<Arc<Event>>) -> Self {
+        let target = event.into();
         Self {
             rules,
             supplied: HashMap::from([(target.event_id.clone(), target.clone())]),
@@ -201,7 +211,13 @@ impl Intake {
             asked: HashSet::new(),
             states: HashMap::new(),
             rounds: 0,
+            gap_rounds: 0,
         }
+    }
+
+    /// The event that this is about.
+    pub fn target(&self) -> &Event {
+        &self.target
     }
 
     /// Takes admitted events that were asked for. More than asked for is welcome: the events between, as
@@ -230,10 +246,16 @@ impl Intake {
         };
         self.rounds += 1;
         match pause {
+            Pause::NeedGap { before, missing } => {
+                self.gap_rounds += 1;
+                self.asked.extend(missing.iter().cloned());
+                Step::NeedGap { before: before.into_iter().collect(), missing: missing.into_iter().collect() }
+            }
             Pause::Need(ids) => {
                 self.asked.extend(ids.iter().cloned());
                 Step::Need(ids.into_iter().collect())
             }
+            Pause::NeedState(_) if self.states.len() >= MAX_STATES => Step::Done(Err(Unjudged::TooMuch)),
             Pause::NeedState(id) => Step::NeedState(id),
             Pause::Fail(why) => Step::Done(Err(why)),
         }
@@ -279,8 +301,9 @@ impl Intake {
     fn gap(&self, view: &impl View) -> Result<BTreeMap<OwnedEventId, Arc<Event>>, Pause> {
         let mut gap = BTreeMap::new();
         let mut open = VecDeque::from([self.target.clone()]);
-        let mut need = BTreeSet::new();
+        let (mut before, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let mut need_state = None;
+        let patient = self.gap_rounds < MAX_GAP_ROUNDS;
         while let Some(event) = open.pop_front() {
             if gap.insert(event.event_id.clone(), event.clone()).is_some() {
                 continue;
@@ -293,8 +316,9 @@ impl Intake {
                 match self.find(view, prev) {
                     Some(event) if gap.len() + open.len() < MAX_GAP => open.push_back(event),
                     _ if matches!(given, Some(Some(_))) => {}
-                    None if !self.asked.contains(prev) && gap.len() + need.len() < MAX_GAP => {
-                        need.insert(prev.clone());
+                    None if patient && !self.asked.contains(prev) && gap.len() + missing.len() < MAX_GAP => {
+                        before.insert(event.event_id.clone());
+                        missing.insert(prev.clone());
                     }
                     _ if given.is_some() => return Err(Pause::Fail(Unjudged::MissingState(event.event_id.clone()))),
                     _ => need_state = Some(event.event_id.clone()),
@@ -302,7 +326,7 @@ impl Intake {
             }
         }
         match need_state {
-            _ if !need.is_empty() => Err(Pause::Need(need)),
+            _ if !missing.is_empty() => Err(Pause::NeedGap { before, missing }),
             Some(id) => Err(Pause::NeedState(id)),
             None => Ok(gap),
         }

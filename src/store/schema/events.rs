@@ -52,6 +52,11 @@ impl Standing {
     fn is_accepted(&self) -> bool {
         *self == Self::Accepted
     }
+
+    /// Whether the event is in the graph of the room and can never be an end of it.
+    pub fn is_hidden(self) -> bool {
+        matches!(self, Self::SoftFailed | Self::Rejected)
+    }
 }
 
 /// One row per event that this server has, outliers and rejected ones too. Written by `rooms`.

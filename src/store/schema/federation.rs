@@ -1,5 +1,6 @@
 //! What is remembered of other servers.
 
+use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use super::{EventNo, RoomNo, UserNo};
@@ -79,3 +80,35 @@ pub const SENT: Table<String, Position> = Table::new("sent");
 
 /// Up to where [`OUTBOX`] was divided among servers; there is one row.
 pub const DIVIDED: Table<(), Position> = Table::new("divided");
+
+/// An event of another server that was promised to be taken in. Its format and signatures were checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxRow {
+    /// Its ID.
+    #[serde(rename = "i")]
+    pub id: OwnedEventId,
+    /// The server that has sent it, which is asked first for what is missing.
+    #[serde(rename = "o")]
+    pub origin: String,
+    /// The canonical JSON of the PDU.
+    #[serde(rename = "j")]
+    pub json: String,
+    /// How often it could not be judged, because nobody had what it rests on.
+    #[serde(rename = "n", default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// When to try again, in milliseconds since the epoch.
+    #[serde(rename = "t", default, skip_serializing_if = "is_now")]
+    pub retry: u64,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_now(time: &u64) -> bool {
+    *time == 0
+}
+
+/// The events of other servers that wait to be taken in, by room and in the order in which they came.
+/// Written by `rooms::inbox`; a row goes with the `Write` that takes the event in.
+pub const INBOX: Table<(RoomNo, u64), InboxRow> = Table::new("inbox");
