@@ -141,6 +141,13 @@ impl Person {
         Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
     }
 
+    /// The same in the shape that was accepted.
+    pub async fn try_slide_v4(&self, body: &Value) -> Result<Value> {
+        let request = sliding::Request::v4(body.to_string().as_bytes())?;
+        let text = sliding::answer(Arc::clone(&self.sync), self.reader.clone(), request).await?;
+        Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+    }
+
     /// Does something in a room, if that is allowed, and waits until it is published.
     pub fn tries<T>(&self, room: &Room, act: impl FnOnce(&mut Deciding<'_>) -> Result<T>) -> Result<T> {
         let mut deciding = self.sync.rooms.decide(room);

@@ -2,8 +2,8 @@
 
 A new scene is a story in `scenes/` and a line in SCENES. People's verbs are in `harness/people.py`.
 
-`tests/run` calls this with what it needs in the environment: INGLE_BIN, INGLE_NODE and, for scenes
-with a Synapse, SYNAPSE_VENV. Logs, data and screenshots of a scene stay in INGLE_ARTEFACTS/<name>
+`tests/run` calls this with what it needs in the environment: INGLE_BIN, INGLE_NODE, INGLE_SDK_PERSON and,
+for scenes with a Synapse, SYNAPSE_VENV. Logs, data and screenshots of a scene stay in INGLE_ARTEFACTS/<name>
 until it is played again. The last line is `interop: N passed, M failed`.
 """
 
@@ -20,9 +20,14 @@ from pathlib import Path
 from harness.stage import Stage
 from scenes.absence import absence
 from scenes.conversation import conversation
+from scenes.element_x import element_x
 from scenes.federation import federation
 from scenes.keys import keys
+from scenes.moving import moving
+from scenes.search import search
 from scenes.set_up import set_up
+from scenes.spaces import spaces
+from scenes.threads import threads
 
 # One line a scene: its name, the story, and who plays in it over what.
 SCENES = {
@@ -32,8 +37,15 @@ SCENES = {
     "js-nio-tls": (conversation, dict(ann="js", bob="nio", tls=True)),
     "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
     "js-nio-encrypted": (conversation, dict(ann="js", bob="nio", encrypted=True, tls=True)),
+    "sdk": (conversation, dict(ann="sdk", bob="sdk")),
+    "sdk-js-encrypted": (conversation, dict(ann="sdk", bob="js", encrypted=True, tls=True)),
+    "element-x": (element_x, dict()),
     "nio-absence": (absence, dict(ann="nio", bob="nio")),
     "js-absence": (absence, dict(ann="js", bob="js")),
+    "spaces": (spaces, dict()),
+    "threads": (threads, dict()),
+    "search": (search, dict()),
+    "moving": (moving, dict()),
     "keys": (keys, dict()),
     "set-up": (set_up, dict()),
     "synapse": (federation, dict(ann="nio", bob="nio")),

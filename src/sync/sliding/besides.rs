@@ -7,7 +7,11 @@
 //! Spec: MSC3885 (to-device), MSC3884 (end-to-end encryption), MSC3959 (account data), MSC3960 (receipts),
 //! MSC3961 (typing)
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+};
 
 use super::{
     super::{
@@ -16,7 +20,7 @@ use super::{
         filter::EventFilter,
         places::Place,
     },
-    connections::Told,
+    connections::{Covered, Told},
     lists::Matches,
     request::{InRooms, Request},
 };
@@ -54,6 +58,8 @@ pub struct Besides {
     pub text: String,
     /// Whether anything in it is news.
     pub news: bool,
+    /// Where it was looked for.
+    pub covered: Covered,
 }
 
 /// Where a client stands that comes with `since`; from the beginning if that is of another store.
@@ -68,7 +74,7 @@ pub fn inbox_position(store: &Store, since: Option<&str>) -> Position {
 impl Ask<'_> {
     /// Writes all extensions that the request enables. `supply` is what the client knows of its keys.
     pub fn write(&self, supply: &str) -> Result<Besides> {
-        let mut besides = Besides { text: String::from("{"), news: false };
+        let mut besides = Besides { text: String::from("{"), news: false, covered: Covered::default() };
         self.to_device(&mut besides)?;
         self.e2ee(supply, &mut besides)?;
         self.account_data(&mut besides)?;
@@ -119,13 +125,15 @@ impl Ask<'_> {
             return Ok(());
         }
         let all = EventFilter::default();
-        let mut changed = account::data(self.look, self.told.now.map(|now| now.position))?;
+        let before = &self.told.covered.account_data;
+        let since = self.told.now.filter(|_| before.is_some());
+        let mut changed = account::data(self.look, since.map(|now| now.position))?;
         let mut parts = Vec::new();
         let mut global = String::new();
         if account::write(&mut global, &changed.remove(&GLOBAL).unwrap_or_default(), &all) {
             parts.push(format!("\"global\":[{global}]"));
         }
-        let rooms = self.each(wanted, |place, since| {
+        let rooms = self.each(wanted, before, &mut besides.covered.account_data, |place, since| {
             let data = match since.is_fresh {
                 true => account::of_room(self.look, place.room)?,
                 false => changed.remove(&place.room).unwrap_or_default(),
@@ -144,7 +152,8 @@ impl Ask<'_> {
             return Ok(());
         }
         let store = self.look.store();
-        let rooms = self.each(wanted, |place, since| {
+        let before = &self.told.covered.receipts;
+        let rooms = self.each(wanted, before, &mut besides.covered.receipts, |place, since| {
             if store.wakers().newest_in(place.room) <= since.position {
                 return Ok(None);
             }
@@ -164,43 +173,57 @@ impl Ask<'_> {
         if !wanted.enabled() {
             return Ok(());
         }
-        let rooms = self.each(wanted, |place, since| ephemeral::typing(self.look, place.room, since.live, false))?;
+        let before = &self.told.covered.typing;
+        let rooms = self.each(wanted, before, &mut besides.covered.typing, |place, since| {
+            ephemeral::typing(self.look, place.room, since.live, false)
+        })?;
         besides.put_news("typing", rooms.map(|rooms| format!("\"rooms\":{rooms}")));
         Ok(())
     }
 
-    /// Writes something for each room in which an extension is wanted; nothing if there is nothing.
+    /// Writes something for each room in which an extension is wanted; nothing if there is nothing. `before` is
+    /// where it was wanted until now, and `covered` learns where it is.
     fn each(
         &self,
         wanted: &InRooms,
+        before: &Option<Arc<BTreeSet<RoomNo>>>,
+        covered: &mut Option<Arc<BTreeSet<RoomNo>>>,
         mut write: impl FnMut(&Place, Since) -> Result<Option<String>>,
     ) -> Result<Option<String>> {
         let mut out = String::new();
         let mut first = true;
+        let mut rooms = BTreeSet::new();
         for (room, matched) in &self.matches.rooms {
             let Some(place) = self.places.get(room) else { continue };
             if !wanted.covers(place.id.as_str(), &matched.lists, matched.subscribed) {
                 continue;
             }
-            if let Some(text) = write(place, self.since(*room))? {
+            rooms.insert(*room);
+            if let Some(text) = write(place, self.since(*room, before.as_deref()))? {
                 comma(&mut out, &mut first);
                 write_string(&mut out, place.id.as_str());
                 out.push(':');
                 out.push_str(&text);
             }
         }
+        *covered = Some(match before {
+            Some(before) if **before == rooms => Arc::clone(before),
+            _ => Arc::new(rooms),
+        });
         Ok((!first).then(|| format!("{{{out}}}")))
     }
 
-    /// What the client knows of what is besides a room.
-    fn since(&self, room: RoomNo) -> Since {
+    /// What the client knows of what is besides a room, where an extension told of it in the rooms `before`.
+    fn since(&self, room: RoomNo, before: Option<&BTreeSet<RoomNo>>) -> Since {
         let known = |now: SyncToken| (now.position, now.live_now(self.look.store()));
-        match (self.told.now, self.told.rooms.get(&room)) {
-            (Some(now), Some(_)) if self.told.matched.contains(&room) => {
+        match (self.told.now, self.told.rooms.get(&room), before) {
+            (Some(now), _, Some(before)) if before.contains(&room) => {
                 let (position, live) = known(now);
                 Since { position, live, is_fresh: false }
             }
-            (_, Some(room)) => Since { position: room.besides, live: room.live, is_fresh: true },
+            (_, Some(told), Some(_)) if !self.told.matched.contains(&room) => {
+                Since { position: told.besides, live: told.live, is_fresh: true }
+            }
             _ => Since { position: Position(0), live: 0, is_fresh: true },
         }
     }

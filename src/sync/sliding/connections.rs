@@ -1,13 +1,14 @@
 //! What clients were told on each of their connections, in memory.
 //!
-//! A connection remembers its newest answer and the one before: until a client comes with the `pos` of
-//! an answer, that answer may have been lost. What is remembered is cheap to lose: a client whose `pos` is
-//! unknown begins again.
+//! A connection remembers the answer that its client has, and those that were made of it since: until the
+//! client comes with the `pos` of one, each may have been lost. There may be several, for a client that gave up
+//! waiting and asked something else may be answered twice. What is remembered is cheap to lose: a client whose
+//! `pos` is unknown begins again.
 //!
 //! Spec: MSC4186 (Connections)
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +33,8 @@ use crate::{
 const MOST_CONNECTIONS: usize = 1_000;
 /// How many connections one device may have.
 const MOST_OF_DEVICE: usize = 10;
+/// How many answers are remembered of which it is not known whether they arrived.
+const MOST_SENT: usize = 4;
 /// How many rooms are remembered for all connections together.
 const MOST_ROOMS: usize = 300_000;
 
@@ -47,10 +50,20 @@ pub struct Told {
     pub rooms: OrdMap<RoomNo, Room>,
     /// The rooms that matched the request.
     pub matched: Arc<BTreeSet<RoomNo>>,
+    /// Where extensions told of what is besides rooms.
+    pub covered: Covered,
     /// The request that was answered.
     pub request: u64,
     /// How many rooms there were in each list.
     pub counts: Vec<(String, usize)>,
+}
+
+/// The rooms in which each extension was wanted; nothing for one that was not enabled.
+#[derive(Debug, Clone, Default)]
+pub struct Covered {
+    pub account_data: Option<Arc<BTreeSet<RoomNo>>>,
+    pub receipts: Option<Arc<BTreeSet<RoomNo>>>,
+    pub typing: Option<Arc<BTreeSet<RoomNo>>>,
 }
 
 /// What a client was told of a room.
@@ -83,8 +96,8 @@ struct Connection {
     used: u64,
     /// The answer that the client has.
     has: (u64, Told),
-    /// The answer that it may have.
-    sent: Option<(u64, Told)>,
+    /// The answers that it may have, oldest first.
+    sent: VecDeque<(u64, Told)>,
 }
 
 impl Connections {
@@ -99,10 +112,11 @@ impl Connections {
         };
         let number = pos.rsplit_once('~').and_then(|(_, number)| number.parse::<u64>().ok());
         let connection = inner.get_mut(name).ok_or_else(unknown)?;
-        if connection.sent.as_ref().is_some_and(|(sent, _)| Some(*sent) == number)
-            && let Some(sent) = connection.sent.take()
+        if let Some(at) = connection.sent.iter().position(|(sent, _)| Some(*sent) == number)
+            && let Some(sent) = connection.sent.remove(at)
         {
             connection.has = sent;
+            connection.sent.clear();
         }
         match Some(connection.has.0) == number {
             true => Ok(connection.has.1.clone()),
@@ -121,7 +135,10 @@ impl Connections {
         let mut inner = self.inner.lock();
         let connection = inner.entry(name.clone()).or_default();
         connection.used = number;
-        connection.sent = Some((number, told));
+        connection.sent.push_back((number, told));
+        if connection.sent.len() > MOST_SENT {
+            connection.sent.pop_front();
+        }
         let of_device = |other: &Name| (other.0, &other.1) == (name.0, &name.1);
         while inner.keys().filter(|other| of_device(other)).count() > MOST_OF_DEVICE {
             forget(&mut inner, name, of_device);
@@ -136,7 +153,8 @@ impl Connections {
 
 impl Connection {
     fn rooms(&self) -> usize {
-        self.sent.as_ref().map_or(self.has.1.rooms.len(), |(_, told)| told.rooms.len())
+        // What is remembered several times is shared.
+        self.sent.back().map_or(self.has.1.rooms.len(), |(_, told)| told.rooms.len())
     }
 }
 
@@ -174,6 +192,17 @@ mod tests {
         assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap().request, 1);
         assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~2")).unwrap().request, 2);
         assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap_err().errcode, "M_UNKNOWN_POS");
+    }
+
+    #[test]
+    fn the_answer_to_a_request_that_was_given_up_is_not_in_the_way() {
+        let connections = Connections::default();
+        connections.keep(&name("a"), 1, told(1));
+        connections.find(&name("a"), Some("s1.2.3.4~1")).unwrap();
+        connections.keep(&name("a"), 2, told(2));
+        connections.keep(&name("a"), 3, told(3));
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~2")).unwrap().request, 2);
+        assert_eq!(connections.find(&name("a"), Some("s1.2.3.4~3")).unwrap_err().errcode, "M_UNKNOWN_POS");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ruma::events::room::member::MembershipState;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    super::Look,
+    super::{Look, places::Place},
     connections::Told,
     request::{Config, Filters, Request},
     roster::Roster,
@@ -72,7 +72,7 @@ impl<'a> Matches<'a> {
         for (id, config) in &request.subscriptions {
             let Ok(id) = <&ruma::RoomId>::try_from(id.as_str()) else { continue };
             let Some(room) = numbers::find_room(look.store(), id)? else { continue };
-            if listed(look, roster, told, room)? {
+            if listed(look, roster, told, room)? || was_in(look, roster, room)? {
                 let want = wants.entry(room).or_default();
                 want.1 = true;
                 want.2 = std::mem::take(&mut want.2).union(config);
@@ -109,6 +109,13 @@ fn listed(look: &Look<'_>, roster: &mut Roster, told: &Told, room: RoomNo) -> Re
         _ if entry.row.forgotten => Ok(false),
         _ => Ok(told.rooms.contains_key(&room) || entry.removed(look)?),
     }
+}
+
+/// Whether the user was in a room before they left it, as who asks for it by its ID wants to know.
+fn was_in(look: &Look<'_>, roster: &mut Roster, room: RoomNo) -> Result<bool> {
+    let Some(entry) = roster.get(room).filter(|entry| !entry.row.forgotten) else { return Ok(false) };
+    let place = Place { room, id: entry.id.clone(), row: entry.row.clone() };
+    Ok(place.departure(look)?.is_some())
 }
 
 /// The filters of a list with what they need to know.

@@ -107,6 +107,7 @@ impl Turn {
         let (rooms, members) = self.rooms(&look, &matches, &places, &mut next)?;
         let ask = besides::Ask { look: &look, request, matches: &matches, places: &places, told };
         let besides = ask.write(&self.supply)?;
+        next.covered = besides.covered;
         if told.now.is_some() && asks_the_same && rooms.is_empty() && !besides.news {
             return Ok(self.nothing(now, next.counts));
         }
@@ -187,7 +188,8 @@ impl Turn {
             matched = Arc::new(matches.rooms.keys().copied().collect::<BTreeSet<_>>());
         }
         let counts = matches.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-        Told { now: Some(now), rooms, matched, request: self.request.fingerprint, counts }
+        let request = self.request.fingerprint;
+        Told { now: Some(now), rooms, matched, covered: told.covered.clone(), request, counts }
     }
 
     fn nothing(&self, now: SyncToken, counts: Vec<(String, usize)>) -> Found {
@@ -223,5 +225,7 @@ impl Turn {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

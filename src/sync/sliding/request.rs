@@ -15,7 +15,13 @@ use crate::error::{Error, Result};
 /// How many lists a request may have.
 const MOST_LISTS: usize = 100;
 /// How many rooms a request may subscribe to.
-const MOST_SUBSCRIPTIONS: usize = 1_000;
+const MOST_SUBSCRIPTIONS: usize = 100;
+/// The same in the unstable shape, for which no limit was ever written down.
+const MOST_SUBSCRIPTIONS_BEFORE: usize = 1_000;
+/// How many ranges a list may have.
+const MOST_RANGES: usize = 20;
+/// How many bytes the choices of state of one request may have: they are remembered with the connection.
+const MOST_CHOICES: usize = 64 << 10;
 /// How many events of a room are told at most.
 const MOST_EVENTS: usize = 100;
 /// How long the name of a connection may be.
@@ -275,8 +281,22 @@ impl Request {
         if self.lists.len() > MOST_LISTS {
             return Err(Error::invalid_param(format!("a request may have at most {MOST_LISTS} lists")));
         }
-        if self.subscriptions.len() > MOST_SUBSCRIPTIONS {
-            return Err(Error::invalid_param(format!("a request may name at most {MOST_SUBSCRIPTIONS} rooms")));
+        let subscriptions = match self.shape {
+            Shape::V4 => MOST_SUBSCRIPTIONS,
+            Shape::Unstable => MOST_SUBSCRIPTIONS_BEFORE,
+        };
+        if self.subscriptions.len() > subscriptions {
+            return Err(Error::invalid_param(format!("a request may name at most {subscriptions} rooms")));
+        }
+        if self.lists.values().any(|list| list.ranges.len() > MOST_RANGES) {
+            return Err(Error::invalid_param(format!("a list may have at most {MOST_RANGES} ranges")));
+        }
+        let configs = self.lists.values().map(|list| &list.config).chain(self.subscriptions.values());
+        let mut configs: Vec<_> = configs.collect();
+        configs.sort_unstable();
+        configs.dedup();
+        if configs.iter().map(|config| config.size()).sum::<usize>() > MOST_CHOICES {
+            return Err(Error::invalid_param("required_state is too long; use * for what is common"));
         }
         if self.connection.len() > LONGEST_NAME {
             return Err(Error::invalid_param(format!("conn_id may have at most {LONGEST_NAME} bytes")));
@@ -326,6 +346,13 @@ impl Config {
             }
         }
         self
+    }
+
+    /// About how much memory it takes.
+    fn size(&self) -> usize {
+        let elements = self.required.iter().flat_map(|required| required.include.iter().chain(&required.exclude));
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        elements.map(|element| 16 + text(&element.kind) + text(&element.state_key)).sum()
     }
 
     /// Whether members come with what they say.

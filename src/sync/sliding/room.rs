@@ -118,8 +118,10 @@ impl Ask<'_> {
         }
         self.write_timeline(&timeline, &mut out)?;
         self.write_state(&state, &mut out)?;
-        let (count, _) = ephemeral::unread(look, place.room)?;
-        let _ = write!(out, ",\"notification_count\":{},\"highlight_count\":{}", count.notify, count.highlight);
+        if self.shape == Shape::Unstable {
+            let (count, _) = ephemeral::unread(look, place.room)?;
+            let _ = write!(out, ",\"notification_count\":{},\"highlight_count\":{}", count.notify, count.highlight);
+        }
         let _ = write!(out, ",\"bump_stamp\":{}}}", bump_stamp(look, place.room)?);
         Ok(Some(out))
     }
@@ -229,7 +231,7 @@ impl Ask<'_> {
         if timeline.events.is_empty() && !timeline.limited {
             return Ok(());
         }
-        let _ = write!(out, ",\"{}\":[", if self.shape == Shape::V4 { "timeline_events" } else { "timeline" });
+        out.push_str(",\"timeline\":[");
         let mut first = true;
         for (_, known) in &timeline.events {
             comma(out, &mut first);
@@ -287,18 +289,19 @@ impl Ask<'_> {
                 }
             }
         }
+        // After a gap clients forget the members that they were sent: they may have changed in it.
+        let begins = told.is_none() || timeline.limited;
         if self.config().lazy() {
-            let known = self.told.filter(|_| told.is_some()).map(|told| told.at);
             for user in occurring(timeline) {
                 let Some(key) = look.rooms.state_key("m.room.member", user)? else { continue };
-                let has = known.is_some()
-                    && self.since.is_some_and(|since| look.sync.sent.has(self.stream, place.room, key, since));
+                let has =
+                    !begins && self.since.is_some_and(|since| look.sync.sent.has(self.stream, place.room, key, since));
                 if !has && !chosen.contains_key(&key) {
                     chosen.extend(changes.at_end(key)?.map(|event| (key, Some(event))));
                 }
             }
         }
-        members.begun.extend(Some(place.room).filter(|_| told.is_none()));
+        members.begun.extend(Some(place.room).filter(|_| begins));
         members.keys.extend(chosen.keys().filter(|key| key.is_member()).map(|key| (place.room, *key)));
         let mut state = Vec::with_capacity(chosen.len());
         for (key, event) in chosen {

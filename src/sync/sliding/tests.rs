@@ -1,45 +1,32 @@
 //! Scenes of clients that slide.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
-use proptest::prelude::*;
 use ruma::api::client::room::create_room::v3::RoomPreset;
 use serde_json::{Value, json};
 
-use super::super::{
-    filter::Filter,
-    model::{DEEDS, PEOPLE, ROOMS, current, fill, wants},
-    testing::{House, Person},
-};
-use crate::{
-    rooms::{Room, token::Cursor, view::Viewer},
-    store::schema::events::TIMELINE,
-};
+use super::super::testing::{House, Person};
 
 /// A client on one connection.
-struct Client {
-    person: Person,
-    body: Value,
-    pos: Option<String>,
+pub struct Client {
+    pub person: Person,
+    pub body: Value,
+    pub pos: Option<String>,
 }
 
 impl Client {
-    fn new(person: Person, body: Value) -> Self {
+    pub fn new(person: Person, body: Value) -> Self {
         Self { person, body, pos: None }
     }
 
-    async fn slide(&mut self) -> Value {
+    pub async fn slide(&mut self) -> Value {
         let answer = self.person.try_slide(self.pos.as_deref(), &self.body).await.unwrap();
         self.pos = answer["pos"].as_str().map(str::to_owned);
         answer
     }
 }
 
-fn list(last: usize, limit: usize, required: Value) -> Value {
+pub fn list(last: usize, limit: usize, required: Value) -> Value {
     json!({ "lists": { "all": { "ranges": [[0, last]], "timeline_limit": limit, "required_state": required } } })
 }
 
@@ -137,9 +124,10 @@ async fn members_come_with_what_they_say() {
     assert_eq!(state(&first["rooms"][room.id.as_str()]), [member(&ann), member(&carol)]);
     bob.says(&room, "hi");
     assert_eq!(state(&client.slide().await["rooms"][room.id.as_str()]), [member(&bob)]);
-    ann.says(&room, "how are you?");
-    bob.says(&room, "fine");
-    assert!(state(&client.slide().await["rooms"][room.id.as_str()]).is_empty());
+    for (person, text) in [(&ann, "how are you?"), (&bob, "fine")] {
+        person.says(&room, text);
+        assert!(state(&client.slide().await["rooms"][room.id.as_str()]).is_empty());
+    }
 }
 
 #[tokio::test]
@@ -308,79 +296,120 @@ async fn a_long_poll_ends_with_the_news() {
     assert_eq!(bodies(&answer["rooms"][room.id.as_str()]), ["news"]);
 }
 
-/// A client that folds what it is told.
-struct Folding {
-    client: Client,
-    rooms: BTreeMap<String, Folded>,
+#[tokio::test]
+async fn a_client_that_gave_up_one_request_goes_on_with_the_other() {
+    let house = House::new();
+    let ann = house.person("ann");
+    let room = ann.opens();
+    let mut client = Client::new(house.person("ann"), list(9, 5, json!([])));
+    client.slide().await;
+    let before = client.pos.clone();
+    ann.says(&room, "one");
+    client.slide().await;
+    // The first request is answered after all, to nobody.
+    client.person.try_slide(before.as_deref(), &client.body).await.unwrap();
+    ann.says(&room, "two");
+    assert_eq!(bodies(&client.slide().await["rooms"][room.id.as_str()]), ["two"]);
 }
 
-/// What it believes of a room: state, and events that it knows.
-type Folded = (BTreeMap<(String, String), String>, BTreeSet<String>);
-
-impl Folding {
-    fn new(house: &House, who: usize) -> Self {
-        let client = Client::new(house.on_device(PEOPLE[who], "SLIDING"), list(who % 2, 1 + who, json!([["*", "*"]])));
-        Self { client, rooms: BTreeMap::new() }
-    }
-
-    fn slide(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = runtime.block_on(self.client.slide());
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        for (id, room) in answer["rooms"].as_object().unwrap() {
-            let (state, known) = self.rooms.entry(id.clone()).or_default();
-            if room["initial"] == true {
-                state.clear();
-            }
-            if room["limited"] == true {
-                let from = Cursor::parse(room["prev_batch"].as_str().unwrap()).unwrap();
-                fill(&self.client.person.sync.rooms, &self.client.person, &Filter::default(), id, from, known);
-            }
-            known.extend(room["timeline"].as_array().into_iter().flatten().map(|event| text(&event["event_id"])));
-            for event in room["required_state"].as_array().into_iter().flatten() {
-                state.insert((text(&event["type"]), text(&event["state_key"])), text(&event["event_id"]));
-            }
-        }
-    }
-
-    fn check(&self, room: &Room) {
-        let person = &self.client.person;
-        let rooms = &person.sync.rooms;
-        if rooms.joined(&room.id, &person.id()).is_err() {
-            return;
-        }
-        let (state, known) = self.rooms.get(room.id.as_str()).unwrap();
-        assert_eq!(*state, current(rooms, room), "the state for {}", person.id());
-        let viewer = Viewer::new(rooms, &person.id(), None).unwrap();
-        for row in rooms.store.scan(TIMELINE, &(room.number,)) {
-            let event = rooms.known(row.unwrap().1).unwrap();
-            if wants(&Filter::default(), rooms, &viewer, &event) {
-                assert!(known.contains(event.event.event_id.as_str()), "{} lacks {:?}", person.id(), event.event);
-            }
-        }
-    }
+#[tokio::test]
+async fn after_a_gap_members_come_as_they_are_now() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let room = ann.opens();
+    bob.joins(&room);
+    bob.says(&room, "I am Bob");
+    let mut client = Client::new(house.person("ann"), list(9, 1, json!([["m.room.member", "$LAZY"]])));
+    let member = format!("member {}", bob.id());
+    assert_eq!(state(&client.slide().await["rooms"][room.id.as_str()]), [member.as_str()]);
+    bob.sets(&room, "m.room.member", bob.id().as_str(), json!({ "membership": "join", "displayname": "Robert" }));
+    bob.says(&room, "I have another name");
+    let answer = client.slide().await;
+    let told = &answer["rooms"][room.id.as_str()];
+    assert_eq!((&told["limited"], state(told)), (&json!(true), vec![member]));
+    assert_eq!(told["required_state"][0]["content"]["displayname"], "Robert");
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn what_clients_fold_is_what_there_is(
-        steps in prop::collection::vec((0..DEEDS.len() * 2, 0..PEOPLE.len(), 0..ROOMS, 0..PEOPLE.len()), 20..120)
-    ) {
-        let house = House::new();
-        let rooms: Vec<Arc<Room>> = (0..ROOMS).map(|_| house.person("ann").opens()).collect();
-        let mut clients: Vec<_> = (0..PEOPLE.len()).map(|who| Folding::new(&house, who)).collect();
-        for (deed, who, room, whom) in steps {
-            match DEEDS.get(deed) {
-                Some(deed) => deed.act(&house.person(PEOPLE[who]), &rooms[room], &house.person(PEOPLE[whom])),
-                None => clients[who].slide(),
-            }
-        }
-        for client in &mut clients {
-            client.client.body["lists"]["all"]["ranges"] = json!([[0, 9]]);
-            client.slide();
-            rooms.iter().for_each(|room| client.check(room));
-        }
+#[tokio::test]
+async fn an_extension_that_is_wanted_later_tells_everything() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let room = ann.opens();
+    bob.joins(&room);
+    let event = ann.says(&room, "hello");
+    bob.reads(&room, &event, "m.read", None);
+    bob.types(&room, true);
+    ann.keeps(None, "m.direct", json!({}));
+    ann.keeps(Some(&room), "m.tag", json!({ "tags": {} }));
+    let mut client = Client::new(house.person("ann"), list(9, 1, json!([])));
+    client.slide().await;
+    let wanted = json!({ "enabled": true, "lists": ["all"] });
+    client.body["extensions"] = json!({ "account_data": wanted, "receipts": wanted, "typing": wanted });
+    let answer = client.slide().await["extensions"].clone();
+    assert_eq!(answer["account_data"]["global"][0]["type"], "m.direct");
+    assert_eq!(answer["account_data"]["rooms"][room.id.as_str()][0]["type"], "m.tag");
+    for name in ["receipts", "typing"] {
+        assert!(answer[name]["rooms"][room.id.as_str()].is_object(), "{name} in {answer}");
     }
+    assert_eq!(client.slide().await["extensions"], json!({}));
+    // The same for a room in which it was not wanted until now.
+    let other = ann.opens();
+    ann.keeps(Some(&other), "m.tag", json!({ "tags": {} }));
+    client.body["extensions"]["account_data"]["lists"] = json!([]);
+    client.slide().await;
+    client.body["extensions"]["account_data"]["lists"] = json!(["*"]);
+    let answer = client.slide().await["extensions"].clone();
+    assert!(answer["account_data"]["rooms"][other.id.as_str()].is_array(), "{answer}");
+}
+
+#[tokio::test]
+async fn a_room_that_was_left_is_told_to_who_asks_for_it() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let (room, closed) = (ann.opens(), ann.opens());
+    bob.joins(&room);
+    ann.says(&room, "before");
+    bob.leaves(&room);
+    ann.says(&room, "after");
+    ann.bans(&closed, &bob);
+    let wanted = json!({ "timeline_limit": 2, "required_state": [["m.room.create", ""]] });
+    let body = json!({ "room_subscriptions": { room.id.as_str(): wanted, closed.id.as_str(): wanted } });
+    let mut client = Client::new(house.person("bob"), body);
+    let answer = client.slide().await;
+    let told = &answer["rooms"][room.id.as_str()];
+    assert_eq!((bodies(told), state(told)[0].as_str()), (vec!["before"], "create"));
+    assert!(answer["rooms"][closed.id.as_str()].is_null(), "{answer}");
+    assert_eq!(client.slide().await["rooms"], json!({}));
+}
+
+#[tokio::test]
+async fn the_accepted_shape_says_the_same_in_other_words() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let room = ann.opens();
+    ann.names(&room, "Kitchen");
+    ann.says(&room, "hello");
+    let state = json!({ "include": [{ "type": "m.room.name", "state_key": "" }], "lazy_members": true });
+    let config = json!({ "timeline_limit": 1, "required_state": state });
+    let mut body = json!({ "lists": { "all": config }, "timeout": 0 });
+    let first = ann.try_slide_v4(&body).await.unwrap();
+    let told = &first["rooms"][room.id.as_str()];
+    assert_eq!((bodies(told), &told["name"], &told["initial"]), (vec!["hello"], &json!("Kitchen"), &json!(true)));
+    assert_eq!((&told["membership"], &told["lists"]), (&json!("join"), &json!(["all"])));
+    assert_eq!(self::state(told), [format!("member {}", ann.id()), "name".to_owned()]);
+    assert!(told["notification_count"].is_null() && told["timeline_events"].is_null(), "{told}");
+    ann.sets(&room, "m.room.name", "", json!({}));
+    bob.invites(&bob.opens(), &ann);
+    body["pos"] = first["pos"].clone();
+    body["lists"]["all"]["timeline_limit"] = json!(3);
+    let next = ann.try_slide_v4(&body).await.unwrap();
+    let told = &next["rooms"][room.id.as_str()];
+    assert_eq!((&told["name"], &told["expanded_timeline"]), (&json!(null), &json!(true)));
+    assert!(told.as_object().unwrap().contains_key("name"), "{told}");
+    let rooms = next["rooms"].as_object().unwrap();
+    let invited = rooms.values().find(|room| room["membership"] == "invite").unwrap();
+    assert!(invited["stripped_state"].is_array(), "{invited}");
+    body["room_subscriptions"] =
+        (0..101).map(|n| (format!("!{n}:a"), config.clone())).collect::<serde_json::Map<_, _>>().into();
+    assert_eq!(ann.try_slide_v4(&body).await.unwrap_err().errcode, "M_INVALID_PARAM");
 }

@@ -9,6 +9,7 @@ import "fake-indexeddb/auto";
 import { createInterface } from "node:readline";
 import * as sdk from "matrix-js-sdk";
 import * as crypto from "./js_crypto.mjs";
+import * as rooms from "./js_rooms.mjs";
 
 // The SDK logs to the console; standard output belongs to the answers.
 for (const level of ["trace", "debug", "log", "info"]) console[level] = console.error;
@@ -216,7 +217,7 @@ function message(event) {
     };
 }
 
-Object.assign(verbs, crypto.verbs(() => client));
+Object.assign(verbs, crypto.verbs(() => client), rooms.verbs(() => client));
 
 for await (const line of createInterface({ input: process.stdin })) {
     const { id, verb, args } = JSON.parse(line);

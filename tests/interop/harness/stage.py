@@ -7,10 +7,11 @@ import trustme
 
 from .js_person import JsPerson
 from .nio_person import NioPerson
+from .sdk_person import SdkPerson
 from .server import Ingle
 from .synapse import Synapse
 
-KINDS = {"nio": NioPerson, "js": JsPerson}
+KINDS = {"nio": NioPerson, "js": JsPerson, "sdk": SdkPerson}
 
 
 class Stage:
