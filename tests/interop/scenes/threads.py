@@ -41,4 +41,4 @@ async def threads(stage):
     await tablet.start()
     await tablet.open_threads(room)
     await until_equal("the tablet lists the thread", lambda: tablet.threads(room), [seen])
-    assert await tablet.unread(room, root) == [1, 0]
+    await until_equal("the tablet has the message unread", lambda: tablet.unread(room, root), [1, 0])
