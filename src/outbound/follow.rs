@@ -4,7 +4,8 @@
 //! goes on where it stopped. A server that does not answer costs one timer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,15 +16,19 @@ use std::{
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::value::RawValue;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
     edus,
-    queue::{Batch, Item, Queue},
+    queue::{self, Batch, Item, Queue},
 };
 use crate::{
     error::Result,
-    remote::{Patience, RemoteError},
+    remote::{Patience, RemoteError, back_off},
     rooms::{Rooms, forks},
     store::{
         Position,
@@ -49,8 +54,21 @@ pub struct Outbound {
     pub(super) rooms: Arc<Rooms>,
     destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     transactions: AtomicU64,
-    /// Held while [`SENT`] changes.
+    /// In the names of all transactions of this run.
+    run: String,
+    /// Held while [`SENT`] changes, and while what it speaks of gets into the queues.
     writing: Mutex<()>,
+    /// Those who send.
+    senders: Mutex<JoinSet<()>>,
+}
+
+/// When nobody follows the log any more, nobody sends.
+struct Following(Arc<Outbound>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.senders.lock().abort_all();
+    }
 }
 
 #[derive(Default)]
@@ -67,11 +85,15 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
         return Ok(());
     }
     let outbound = Arc::new(Outbound {
+        run: format!("{}-{}", rooms.store.epoch(), rooms.remote.chance.word(12)),
         rooms,
         destinations: Mutex::default(),
         transactions: AtomicU64::new(0),
         writing: Mutex::default(),
+        senders: Mutex::default(),
     });
+    let following = Following(outbound);
+    let outbound = &following.0;
     let mut log = outbound.rooms.store.watch();
     let mut live = outbound.rooms.store.live().outgoing();
     let mut at = outbound.resume()?;
@@ -101,7 +123,7 @@ impl Outbound {
         let Some(oldest) = sent.values().min().copied() else { return Ok(divided) };
         for row in store.range(OUTBOX, &Position(oldest.0 + 1), &Position(divided.0 + 1)) {
             let (at, row) = row?;
-            for (server, item) in self.addressed(&row)? {
+            for (server, item) in self.addressed_or_none(&row) {
                 if sent.get(server.as_str()).is_some_and(|sent| *sent < at) {
                     self.push(server, at, item);
                 }
@@ -124,7 +146,7 @@ impl Outbound {
             let mut waiting = BTreeSet::new();
             let mut items = Vec::new();
             for (at, row) in &rows {
-                for (server, item) in self.addressed(row)? {
+                for (server, item) in self.addressed_or_none(row) {
                     waiting.insert(server.clone());
                     items.push((server, *at, item));
                 }
@@ -140,11 +162,19 @@ impl Outbound {
             }
             write.put(DIVIDED, &(), &at);
             drop(write.commit()?);
-            drop(writing);
             for (server, at, item) in items {
                 self.push(server, at, item);
             }
+            drop(writing);
         }
+    }
+
+    /// Whom a row is for. One that cannot be read is passed over: it must not hold up all the others.
+    fn addressed_or_none(&self, row: &OutboxRow) -> Vec<(OwnedServerName, Item)> {
+        self.addressed(row).unwrap_or_else(|error| {
+            tracing::error!(?row, ?error, "something for other servers cannot be read and is not sent");
+            Vec::new()
+        })
     }
 
     /// Whom a row is for.
@@ -164,9 +194,11 @@ impl Outbound {
                 {
                     servers.push(user.server_name().to_owned());
                 }
+                // Whoever joins, leaves or knocks with our help has the event already.
+                servers.retain(|server| server != known.event.sender.server_name());
                 to(servers, Item::Pdu(known.room, *number))
             }
-            OutboxRow::ToRoom(room, _) => to(forks::servers(&self.rooms, *room)?, Item::Edu),
+            OutboxRow::ToRoom(room, _) => to(forks::servers(&self.rooms, *room)?, Item::Receipt),
             OutboxRow::ToServers(servers, _) => {
                 let servers = servers.iter().filter_map(|server| OwnedServerName::try_from(server.as_str()).ok());
                 to(servers.collect(), Item::Edu)
@@ -201,9 +233,9 @@ impl Outbound {
         *busy = true;
         drop(busy);
         let outbound = Arc::clone(self);
-        tokio::spawn(async move {
-            outbound.send_all(&server, &destination).await;
-        });
+        let mut senders = self.senders.lock();
+        while senders.try_join_next().is_some() {}
+        senders.spawn(async move { outbound.send_all(&server, &destination).await });
     }
 
     async fn send_all(&self, server: &ServerName, destination: &Destination) {
@@ -219,7 +251,7 @@ impl Outbound {
             };
             self.deliver(server, destination, &batch).await;
             if let Some(up_to) = batch.up_to
-                && let Err(error) = self.delivered(server, up_to)
+                && let Err(error) = self.delivered(server, destination, up_to)
             {
                 tracing::warn!(%server, ?error, "cannot save how far {server} has got");
             }
@@ -228,52 +260,86 @@ impl Outbound {
 
     /// Sends one transaction until it has arrived.
     async fn deliver(&self, server: &ServerName, destination: &Destination, batch: &Batch) {
-        let remote = &self.rooms.remote;
+        let back_off = &self.rooms.remote.back_off;
+        let count = self.transactions.fetch_add(1, Ordering::Relaxed);
+        let uri = format!("/_matrix/federation/v1/send/{}-{count}", self.run);
+        let (mut silent, mut refusals) = (false, 0);
+        loop {
+            // Listened for from before the attempt on: the server may show itself at any moment.
+            let mut shown = pin!(back_off.returned().notified());
+            shown.as_mut().enable();
+            let now = self.rooms.clock.now();
+            let attempt = match back_off.until(server, now) {
+                Some(_) => Attempt::Silence,
+                None => self.attempt(server, &uri, batch).await,
+            };
+            let (now, mut until) = (self.rooms.clock.now(), back_off.until(server, self.rooms.clock.now()));
+            match attempt {
+                Attempt::Arrived => return,
+                Attempt::Refused(status) => {
+                    refusals += 1;
+                    let again = queue::is_worth_another_try(status, refusals);
+                    let outcome = if again { "it is tried again later" } else { "it is given up" };
+                    tracing::warn!(%server, %status, refusals, "{server} refuses what it is sent; {outcome}");
+                    if !again {
+                        return;
+                    }
+                    let jitter = u64::from_le_bytes(self.rooms.remote.chance.bytes());
+                    until = until.max(Some(now + back_off::pause(refusals, jitter)));
+                }
+                Attempt::Silence => {
+                    destination.queue.lock().drop_passing();
+                    if !std::mem::replace(&mut silent, true) {
+                        tracing::info!(%server, "{server} does not answer; what is for it waits");
+                    }
+                }
+            }
+            let pause = Duration::from_millis(until.map_or(1_000, |until| until.saturating_sub(now).max(50)));
+            match refusals {
+                0 => self.rest(server, pause.min(LONGEST_PAUSE), shown).await,
+                // That it talks to us does not mean that it listens.
+                _ => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+
+    /// Sends a transaction once. It is made anew for each attempt, so that a silent server costs no memory.
+    async fn attempt(&self, server: &ServerName, uri: &str, batch: &Batch) -> Attempt {
         let body = match self.transaction(batch) {
             Ok(body) => body,
             Err(error) => {
                 tracing::error!(%server, ?error, "a transaction for {server} cannot be made");
-                return;
+                return Attempt::Arrived;
             }
         };
-        let count = self.transactions.fetch_add(1, Ordering::Relaxed);
-        let store = &self.rooms.store;
-        let uri = format!("/_matrix/federation/v1/send/{}-{}-{count}", store.epoch(), store.boot());
-        let mut told = false;
-        loop {
-            let answer =
-                remote.send(server, http::Method::PUT, uri.clone(), Some(body.clone()), TRANSACTION, true).await;
-            let until = match answer {
-                Ok(answer) if answer.status().is_success() => return,
-                // A server that refuses the whole transaction will refuse it again.
-                Ok(answer)
-                    if answer.status().is_client_error() && answer.status() != http::StatusCode::TOO_MANY_REQUESTS =>
-                {
-                    tracing::warn!(%server, status = %answer.status(), "{server} refuses what it is sent");
-                    return;
-                }
-                Ok(_) | Err(RemoteError::Failed(_) | RemoteError::Refused { .. } | RemoteError::Nonsense(_)) => {
-                    remote.back_off.until(server, self.rooms.clock.now())
-                }
-                Err(RemoteError::LeftAlone { until }) => Some(until),
-            };
-            destination.queue.lock().drop_passing();
-            if !std::mem::replace(&mut told, true) {
-                tracing::info!(%server, "{server} does not answer; what is for it waits");
+        let (remote, method) = (&self.rooms.remote, http::Method::PUT);
+        match remote.send(server, method, uri.to_owned(), Some(body), TRANSACTION, true).await {
+            Ok(answer) if answer.status().is_success() => {
+                tell_refusals(server, answer.body());
+                Attempt::Arrived
             }
-            let now = self.rooms.clock.now();
-            let pause = Duration::from_millis(until.map_or(1_000, |until| until.saturating_sub(now).max(50)));
-            self.rest(server, pause.min(LONGEST_PAUSE)).await;
+            Ok(answer)
+                if answer.status().is_client_error() && answer.status() != http::StatusCode::TOO_MANY_REQUESTS =>
+            {
+                Attempt::Refused(answer.status())
+            }
+            Err(RemoteError::Nonsense(error)) => {
+                tracing::error!(%server, error, "a transaction for {server} cannot be made");
+                Attempt::Arrived
+            }
+            Ok(_) | Err(_) => Attempt::Silence,
         }
     }
 
     /// Waits until a server is worth another try: after the pause, or as soon as it has shown itself.
-    async fn rest(&self, server: &ServerName, pause: Duration) {
-        let shown = self.rooms.remote.back_off.returned();
+    async fn rest<'a>(&'a self, server: &ServerName, pause: Duration, mut shown: Pin<&mut Notified<'a>>) {
+        let back_off = &self.rooms.remote.back_off;
         let wait = async {
             loop {
-                shown.notified().await;
-                if self.rooms.remote.back_off.until(server, self.rooms.clock.now()).is_none() {
+                shown.as_mut().await;
+                shown.set(back_off.returned().notified());
+                shown.as_mut().enable();
+                if back_off.until(server, self.rooms.clock.now()).is_none() {
                     return;
                 }
             }
@@ -308,12 +374,17 @@ impl Outbound {
     }
 
     /// Notes how far a server has got, and forgets what nobody waits for any more.
-    fn delivered(&self, server: &ServerName, up_to: Position) -> Result<()> {
+    fn delivered(&self, server: &ServerName, destination: &Destination, up_to: Position) -> Result<()> {
         let store = &self.rooms.store;
         let _writing = self.writing.lock();
         let mut write = store.write();
-        write.put(SENT, &server.as_str().to_owned(), &up_to);
-        let mut oldest = up_to;
+        let key = server.as_str().to_owned();
+        // A server for which nothing waits holds up nothing.
+        match destination.queue.lock().is_empty() {
+            true => write.delete(SENT, &key),
+            false => write.put(SENT, &key, &up_to),
+        }
+        let mut oldest = store.get(DIVIDED, &())?.unwrap_or_default();
         for (server, sent) in write.scan(SENT, &())? {
             match up_to.0.saturating_sub(sent.0) > LONGEST_WAIT {
                 true => write.delete(SENT, &server),
@@ -330,5 +401,30 @@ impl Outbound {
         }
         drop(write.commit()?);
         Ok(())
+    }
+}
+
+/// What became of an attempt to send a transaction.
+enum Attempt {
+    Arrived,
+    Refused(http::StatusCode),
+    Silence,
+}
+
+/// Says which events of a transaction another server has not taken.
+fn tell_refusals(server: &ServerName, answer: &[u8]) {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        pdus: BTreeMap<String, Outcome>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Outcome {
+        error: Option<String>,
+    }
+    let Ok(Answer { pdus }) = serde_json::from_slice(answer) else { return };
+    for (event, outcome) in pdus.iter().take(queue::MOST_PDUS) {
+        if let Some(error) = &outcome.error {
+            tracing::info!(%server, event, error, "{server} does not take an event");
+        }
     }
 }

@@ -5,7 +5,9 @@
 //!
 //! Spec: server-server-api#put_matrixfederationv1sendtxnid
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+
+use http::StatusCode;
 
 use crate::store::{
     Position,
@@ -13,13 +15,26 @@ use crate::store::{
 };
 
 /// How many events a transaction may hold.
-const MOST_PDUS: usize = 50;
+pub const MOST_PDUS: usize = 50;
 /// How many ephemeral events a transaction may hold.
 const MOST_EDUS: usize = 100;
 /// How many events wait before only the newest of each room is kept.
 const LONGEST: usize = 200;
-/// How many ephemeral events that are rows wait; the oldest beyond that are dropped.
+/// How many ephemeral events that must arrive wait; the oldest beyond that are dropped.
 const MOST_WAITING: usize = 5_000;
+/// How many receipts wait; the oldest beyond that are dropped.
+const MOST_RECEIPTS: usize = 100;
+
+/// After how many refusals a transaction is given up whose content the other server does not take.
+const MOST_REFUSALS: u32 = 5;
+
+/// Whether a transaction that a server has refused this often, the last time with `status`, is sent again. Some
+/// refusals are about what is in it, and what comes after it must not wait for ever; others pass, such as that our
+/// keys cannot be had at the moment.
+pub fn is_worth_another_try(status: StatusCode, refusals: u32) -> bool {
+    let about_the_content = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
+    refusals < MOST_REFUSALS || !about_the_content.contains(&status)
+}
 
 /// Something for one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +43,18 @@ pub enum Item {
     Pdu(RoomNo, EventNo),
     /// An ephemeral event that must arrive: the row of the outbox at its position.
     Edu,
+    /// An ephemeral event that is worth little when it is old, likewise.
+    Receipt,
 }
 
 /// What one server is to be sent.
 #[derive(Debug, Default)]
 pub struct Queue {
     pdus: VecDeque<(Position, RoomNo, EventNo)>,
+    /// After how many events the newest of each room are looked for again.
+    many: usize,
     edus: VecDeque<Position>,
+    receipts: VecDeque<Position>,
     /// Ephemeral events that may be lost, such as typing: not sent after a failure.
     passing: VecDeque<String>,
 }
@@ -58,12 +78,17 @@ impl Queue {
         match item {
             Item::Pdu(room, event) => self.pdus.push_back((at, room, event)),
             Item::Edu => self.edus.push_back(at),
+            Item::Receipt => self.receipts.push_back(at),
         }
-        if self.pdus.len() > LONGEST {
+        if self.pdus.len() > self.many.max(LONGEST) {
             self.keep_newest();
+            self.many = 2 * self.pdus.len();
         }
         if self.edus.len() > MOST_WAITING {
             self.edus.pop_front();
+        }
+        if self.receipts.len() > MOST_RECEIPTS {
+            self.receipts.pop_front();
         }
     }
 
@@ -76,15 +101,10 @@ impl Queue {
 
     /// Keeps the newest event of each room.
     fn keep_newest(&mut self) {
-        let mut seen = Vec::new();
-        let mut newest: VecDeque<_> = VecDeque::new();
-        for entry in self.pdus.drain(..).rev() {
-            if !seen.contains(&entry.1) {
-                seen.push(entry.1);
-                newest.push_front(entry);
-            }
-        }
-        self.pdus = newest;
+        let mut seen = HashSet::new();
+        let newest = self.pdus.drain(..).rev().filter(|(_, room, _)| seen.insert(*room));
+        self.pdus = newest.collect();
+        self.pdus.make_contiguous().reverse();
     }
 
     /// What is worth sending only now is dropped: the server does not answer.
@@ -94,7 +114,7 @@ impl Queue {
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.pdus.is_empty() && self.edus.is_empty() && self.passing.is_empty()
+        self.pdus.is_empty() && self.edus.is_empty() && self.receipts.is_empty() && self.passing.is_empty()
     }
 
     /// Takes what goes out next.
@@ -103,12 +123,15 @@ impl Queue {
             return None;
         }
         let pdus: Vec<_> = self.pdus.drain(..self.pdus.len().min(MOST_PDUS)).collect();
-        let edus: Vec<_> = self.edus.drain(..self.edus.len().min(MOST_EDUS)).collect();
+        let mut edus: Vec<_> = self.edus.drain(..self.edus.len().min(MOST_EDUS)).collect();
+        let room = MOST_EDUS - edus.len();
+        edus.extend(self.receipts.drain(..self.receipts.len().min(room)));
         let room = MOST_EDUS - edus.len();
         let passing: Vec<_> = self.passing.drain(..self.passing.len().min(room)).collect();
-        let taken = pdus.last().map(|(at, ..)| *at).max(edus.last().copied());
+        let taken = pdus.last().map(|(at, ..)| *at).max(edus.iter().max().copied());
         // What still waits was put out before: only up to there everything has been sent.
-        let waiting = [self.pdus.front().map(|(at, ..)| *at), self.edus.front().copied()];
+        let waiting =
+            [self.pdus.front().map(|(at, ..)| *at), self.edus.front().copied(), self.receipts.front().copied()];
         let before = waiting.into_iter().flatten().min().map(|at| Position(at.0.saturating_sub(1)));
         Some(Batch {
             pdus: pdus.into_iter().map(|(_, _, event)| event).collect(),
@@ -157,6 +180,39 @@ mod tests {
         queue.push(Position(61), Item::Edu);
         assert_eq!(queue.take().unwrap().up_to, Some(Position(50)));
         assert_eq!(queue.take().unwrap().up_to, Some(Position(60)));
+    }
+
+    #[test]
+    fn only_what_nobody_takes_is_given_up() {
+        let tries = |status| (1..100).take_while(|refusals| is_worth_another_try(status, *refusals)).count();
+        assert_eq!(tries(StatusCode::BAD_REQUEST), 4);
+        assert_eq!(tries(StatusCode::UNAUTHORIZED), 99);
+        assert_eq!(tries(StatusCode::NOT_FOUND), 99);
+    }
+
+    #[test]
+    fn many_rooms_each_keep_their_newest() {
+        let mut queue = Queue::default();
+        for n in 1..=2_000 {
+            queue.push(Position(n), pdu(n % 300, n));
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| queue.take()).flat_map(|batch| batch.pdus).collect();
+        assert!(sent.len() <= 600, "{} events", sent.len());
+        assert_eq!(sent[sent.len() - 300..], (1_701..=2_000).map(EventNo).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn receipts_are_the_last_to_go_out_and_the_first_to_be_lost() {
+        let mut queue = Queue::default();
+        for n in 1..=300 {
+            queue.push(Position(n), Item::Receipt);
+        }
+        queue.push(Position(301), Item::Edu);
+        let batch = queue.take().unwrap();
+        assert_eq!((batch.edus[0], batch.edus[1], batch.edus.len()), (Position(301), Position(201), 100));
+        assert_eq!(batch.up_to, Some(Position(299)));
+        assert_eq!(queue.take().unwrap().edus, [Position(300)]);
+        assert!(queue.is_empty());
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl BackOff {
 }
 
 /// The pause after this many failures in a row, in milliseconds: doubled each time, give or take a tenth.
-fn pause(failures: u32, jitter: u64) -> u64 {
+pub fn pause(failures: u32, jitter: u64) -> u64 {
     let pause = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(LONGEST);
     pause - pause / 10 + jitter % (pause / 5)
 }

@@ -14,7 +14,7 @@ use ruma::{
     api::federation::membership::create_join_event::v2::RoomState, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, append::NewEvent, cache::Known, intake, state::State};
+use super::{Room, Rooms, append::NewEvent, cache::Known, intake, projections::outbox, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -24,6 +24,7 @@ use crate::{
         sign,
         visibility::{self, HistoryVisibility},
     },
+    store::schema::events::Standing,
 };
 
 /// Fails with 403 `M_FORBIDDEN` if the room's server ACL keeps a server out.
@@ -105,8 +106,16 @@ pub async fn receive(
     if event.event_id != event_id || event.room_id != room.id {
         return Err(Error::invalid_param("the path names another event or room than the body"));
     }
+    let is_new = rooms.by_id(event_id)?.is_none();
     intake::receive(rooms, room, origin, pdu).await?;
-    rooms.by_id(event_id)?.ok_or_else(|| Error::internal(format!("event {event_id} is missing")))
+    let known = rooms.by_id(event_id)?.ok_or_else(|| Error::internal(format!("event {event_id} is missing")))?;
+    if known.standing != Standing::Accepted {
+        return Err(Error::forbidden("the room has changed in the meantime and does not allow it any more"));
+    }
+    if is_new && let Some(ticket) = outbox::relay(rooms, room.number, known.number)? {
+        ticket.published().await?;
+    }
+    Ok(known)
 }
 
 fn check_member_event(pdu: &Object, origin: &ServerName, membership: &MembershipState) -> Result<()> {

@@ -4,9 +4,9 @@ use crate::{
     error::Result,
     rooms::{Rooms, append::Appended},
     store::{
-        Write,
+        Ticket, Write,
         schema::{
-            RoomNo,
+            EventNo, RoomNo,
             federation::{OUTBOX, OutboxRow},
             rooms::ROOM_SERVERS,
         },
@@ -27,6 +27,18 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
         write.put_at(OUTBOX, appended.slot, move |at| (at, OutboxRow::Pdu(number)));
     }
     Ok(())
+}
+
+/// Puts out an event that a user of another server has brought into the room through this one, for the servers
+/// that are in it besides.
+pub fn relay(rooms: &Rooms, room: RoomNo, event: EventNo) -> Result<Option<Ticket>> {
+    let mut write = rooms.store.write();
+    if !is_shared(&write, rooms, room)? {
+        return Ok(None);
+    }
+    let slot = write.slot();
+    write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::Pdu(event)));
+    Ok(Some(write.commit()?))
 }
 
 /// Puts an ephemeral event, as JSON text, out for all other servers in a room, if there are any.
