@@ -81,6 +81,7 @@ pub(super) fn helpers(
 ) -> Result<Vec<OwnedServerName>> {
     let mut servers = via;
     servers.extend(standing(rooms, id, user)?.map(|(_, server)| server));
+    servers.extend(inviting::shown_by(rooms, id, user)?);
     if let Some(room) = numbers::find_room(&rooms.store, id)? {
         servers.extend(forks::servers(rooms, room)?);
     }
@@ -126,7 +127,8 @@ pub async fn leave(rooms: &Arc<Rooms>, id: &RoomId, user: &UserId, reason: Optio
         && matches!(row.membership, MembershipState::Invite | MembershipState::Knock)
     {
         let helpers = helpers(rooms, id, user, vec![server])?;
-        if !helpers.is_empty() {
+        // A room of this server alone, which everybody has left, is left like any other.
+        if !helpers.is_empty() || rooms.find(id).is_err() {
             return joining::leave(rooms, id, user, &helpers).await;
         }
     }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    EventId, RoomId, RoomVersionId, ServerName, UserId,
+    EventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
     events::room::member::MembershipState,
 };
@@ -99,6 +99,52 @@ pub fn note_outside(
     write.touch(room);
     write.wake(user);
     Ok(write.commit()?)
+}
+
+/// The servers of those whose events an invited or knocking local user was shown: they are, or were, in the room.
+pub fn shown_by(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<Vec<OwnedServerName>> {
+    #[derive(serde::Deserialize)]
+    struct Shown {
+        sender: OwnedUserId,
+    }
+    let (room, user) = (numbers::find_room(&rooms.store, room_id)?, numbers::find_user(&rooms.store, user)?);
+    let (Some(room), Some(user)) = (room, user) else { return Ok(Vec::new()) };
+    let shown = rooms.store.get(STRIPPED_STATE, &(user, room))?.unwrap_or_default();
+    let shown = shown.iter().filter_map(|event| serde_json::from_str::<Shown>(event).ok());
+    Ok(shown.map(|event| event.sender.server_name().to_owned()).collect())
+}
+
+/// Takes in that another server has withdrawn the invite of a local user, or turned their knock away, in a room
+/// that this server is not in. Nobody can say here who may do that in the room: it is believed of the servers
+/// through which the user knows of the room.
+///
+/// Errors: 403 `M_FORBIDDEN`, 400 `M_BAD_JSON`.
+pub async fn withdrawn(rooms: &Rooms, origin: &ServerName, room_id: &RoomId, pdu: &RawValue) -> Result<()> {
+    let not_in_room = || Error::forbidden("this server is not in the room");
+    let number = numbers::find_room(&rooms.store, room_id)?.ok_or_else(not_in_room)?;
+    let row = rooms.store.get(ROOMS, &number)?.ok_or_else(not_in_room)?;
+    let rules = version::rules(&row.version).ok_or_else(not_in_room)?;
+    let event = admit::one(rooms, admit::object(pdu, rules)?, rules).await?;
+    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    let user = user.filter(|user| rooms.is_local(user) && event.kind == "m.room.member").ok_or_else(not_in_room)?;
+    if !super::ephemeral::locals(rooms, number)?.is_empty() {
+        return Err(Error::forbidden("this server is in the room and hears of it there"));
+    }
+    let gone = matches!(event.membership(), Some(MembershipState::Leave | MembershipState::Ban));
+    let user_number = numbers::find_user(&rooms.store, user)?.ok_or_else(not_in_room)?;
+    let standing = rooms.store.get(USER_ROOMS, &(user_number, number))?.ok_or_else(not_in_room)?;
+    let waits = matches!(standing.membership, MembershipState::Invite | MembershipState::Knock);
+    if !gone || !waits || event.room_id != room_id || event.sender.server_name() != origin {
+        return Err(not_in_room());
+    }
+    let known = rooms.known(standing.event)?.event.sender.server_name() == origin
+        || room_id.server_name() == Some(origin)
+        || shown_by(rooms, room_id, user)?.iter().any(|server| server == origin);
+    if !known {
+        return Err(not_in_room());
+    }
+    forget_outside(rooms, room_id, user)?.published().await?;
+    Ok(())
 }
 
 /// Notes that a local user has left a room that this server is not in.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ruma::{
-    OwnedEventId, OwnedRoomId, ServerName,
+    OwnedEventId, OwnedRoomId, RoomId, ServerName,
     api::federation::transactions::send_transaction_message::v1::{Request, Response},
 };
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::Origin,
-    rooms::{admit, inbox},
+    rooms::{admit, inbox, inviting},
 };
 
 /// How many events a transaction may hold. Spec: server-server-api#put_matrixfederationv1sendtxnid
@@ -79,16 +79,27 @@ async fn in_room(
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Vec<(OwnedEventId, Result<(), String>)>> {
     let Ok(known) = ctx.rooms.find(&id) else {
-        tracing::debug!(room = %id, server = %origin, "events of an unknown room are dropped");
+        withdrawn(ctx, origin, &id, &pdus).await;
         return Ok(Vec::new());
     };
-    let pdus: Vec<_> = pdus.iter().filter_map(|pdu| admit::object(pdu, known.rules).ok()).collect();
+    let raw = pdus;
+    let pdus: Vec<_> = raw.iter().filter_map(|pdu| admit::object(pdu, known.rules).ok()).collect();
     match room(ctx, &id, origin) {
         Ok(room) => inbox::receive(&ctx.rooms, &room, origin, pdus).await,
         Err(error) => {
+            withdrawn(ctx, origin, &id, &raw).await;
             tracing::debug!(room = %id, server = %origin, %error, "events of a room are refused");
             let ids = pdus.iter().filter_map(|pdu| admit::event_id(pdu, known.rules));
             Ok(ids.map(|id| (id, Err(error.to_string()))).collect())
+        }
+    }
+}
+
+/// In a room that this server is not in, events only matter if they take back an invite.
+async fn withdrawn(ctx: &Ctx, origin: &ServerName, room: &RoomId, pdus: &[Box<RawValue>]) {
+    for pdu in pdus {
+        if let Err(error) = inviting::withdrawn(&ctx.rooms, origin, room, pdu).await {
+            tracing::debug!(%room, server = %origin, %error, "an event of a room elsewhere is dropped");
         }
     }
 }
