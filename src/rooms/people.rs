@@ -28,8 +28,8 @@ pub struct Person {
     pub avatar: Option<String>,
 }
 
-/// The people of this server, and those in rooms with the searcher, whose ID or a word of whose name begins with the
-/// term. Returns whether there were more than `limit`.
+/// The people of this server, and those in rooms with the searcher, whose ID or words of whose name begin with the
+/// words of the term. Returns whether there were more than `limit`.
 pub fn search(rooms: &Rooms, searcher: UserNo, term: &str, limit: u64) -> Result<(Vec<Person>, bool)> {
     let term = term.trim().trim_start_matches('@').to_lowercase();
     let limit = usize::try_from(limit).unwrap_or(MOST_FOUND).min(MOST_FOUND);
@@ -63,13 +63,12 @@ pub fn search(rooms: &Rooms, searcher: UserNo, term: &str, limit: u64) -> Result
     Ok((found, limited))
 }
 
+/// Every word of the term begins the ID, or the name or one of its words.
 fn fits(person: &Person, term: &str) -> bool {
     let name = person.name.as_deref().unwrap_or_default().to_lowercase();
     let id = person.id.as_str().to_lowercase();
-    !term.is_empty()
-        && (id[1..].starts_with(term)
-            || name.starts_with(term)
-            || name.split_whitespace().any(|word| word.starts_with(term)))
+    let begins = |part: &str| id[1..].starts_with(part) || name.split_whitespace().any(|word| word.starts_with(part));
+    !term.is_empty() && term.split_whitespace().all(begins)
 }
 
 /// The rooms that two users are both in.
@@ -83,4 +82,21 @@ pub fn mutual_rooms(rooms: &Rooms, one: UserNo, other: &UserId) -> Result<Vec<Ow
         }
     }
     Ok(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_found_by_the_beginnings_of_words() {
+        let name = Some("Bob the Great".to_owned());
+        let person = Person { id: "@builder:b.example".try_into().unwrap(), name, avatar: None };
+        for term in ["bob", "the great", "great bo", "build", "builder:b.example"] {
+            assert!(fits(&person, term), "{term}");
+        }
+        for term in ["", "reat", "bob the small", "example"] {
+            assert!(!fits(&person, term), "{term}");
+        }
+    }
 }
