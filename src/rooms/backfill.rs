@@ -5,20 +5,31 @@
 //!
 //! Spec: server-server-api#backfilling-and-retrieving-missing-events
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use quick_cache::sync::Cache;
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, UInt,
-    api::federation::{backfill::get_backfill, event::get_room_state_ids},
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, ServerName, UInt,
+    api::federation::{
+        backfill::get_backfill,
+        event::{get_event_by_timestamp, get_room_state_ids},
+    },
 };
 
-use super::{Room, Rooms, admit, append::Deciding, forks, intake, projections::relations, redaction};
+use super::{
+    Room, Rooms, admit, append::Deciding, cache::Known, forks, history::Direction, intake, projections::relations,
+    redaction,
+};
 use crate::{
     error::{Error, Result},
     protocol::{event::Event, graph},
+    remote::Patience,
     store::{
         Position,
-        schema::events::{HISTORY, Standing},
+        schema::{
+            RoomNo,
+            events::{HISTORY, Standing},
+        },
     },
 };
 
@@ -26,17 +37,114 @@ use crate::{
 const PAGE: u32 = 100;
 /// How many servers are asked.
 const MOST_SERVERS: usize = 3;
+/// How many events are fetched when only one of them is wanted.
+const FEW: u32 = 10;
+/// How patient a question is: somebody waits for the answer.
+const ASK: Patience = Patience { timeout: Duration::from_secs(15), limit: 8 * 1024 * 1024, insist: false };
 
-/// Fetches what was before the oldest event of a room that this server has. Returns whether there is more
-/// history now than there was.
-pub async fn fill(rooms: &Arc<Rooms>, room: &Arc<Room>) -> Result<bool> {
-    let _in_turn = room.intake.lock().await;
-    let Some(oldest) = oldest(rooms, room)? else { return Ok(false) };
-    let servers = crate::remote::candidates(&rooms.config, forks::servers(rooms, room.number)?);
-    for server in servers.iter().take(MOST_SERVERS) {
-        let mut request = get_backfill::v1::Request::new(room.id.clone(), vec![oldest.clone()], UInt::from(PAGE));
-        request.limit = UInt::from(PAGE);
-        let answer = match rooms.remote.ask(server, request).await {
+/// For how long nobody is asked again for what nobody had, in milliseconds.
+const SILENCE: u64 = 300_000;
+/// How many such disappointments are remembered.
+const MOST_IN_VAIN: usize = 10_000;
+
+/// What was asked for in vain lately: the event, and until when it is not asked for again.
+pub struct InVain(Cache<OwnedEventId, u64>);
+
+impl Default for InVain {
+    fn default() -> Self {
+        Self(Cache::new(MOST_IN_VAIN))
+    }
+}
+
+/// Whether other servers are in the room, which may know more of its past.
+pub fn is_shared(rooms: &Rooms, room: RoomNo) -> Result<bool> {
+    Ok(!crate::remote::candidates(&rooms.config, forks::servers(rooms, room)?).is_empty())
+}
+
+/// Whether an event has a place in the history here.
+fn is_placed(rooms: &Rooms, id: &EventId) -> Result<bool> {
+    Ok(rooms.by_id(id)?.is_some_and(|known| known.before.is_some()))
+}
+
+/// The newest of some events of the history before which something is missing here.
+pub fn gap<'a>(rooms: &Rooms, events: impl IntoIterator<Item = &'a Arc<Known>>) -> Result<Option<Arc<Known>>> {
+    let events: Vec<_> = events.into_iter().collect();
+    let shown: HashSet<&OwnedEventId> = events.iter().map(|known| &known.event.event_id).collect();
+    let mut newest: Option<&Arc<Known>> = None;
+    for known in &events {
+        let older = newest.is_some_and(|newest| newest.event.depth >= known.event.depth);
+        let missing = |id: &OwnedEventId| Ok::<_, Error>(!shown.contains(id) && !is_placed(rooms, id)?);
+        if !older && known.event.prev_events.iter().map(missing).collect::<Result<Vec<_>>>()?.contains(&true) {
+            newest = Some(known);
+        }
+    }
+    Ok(newest.map(|known| Arc::clone(known)))
+}
+
+/// The oldest event of the history here, if something before it is missing.
+pub fn oldest(rooms: &Rooms, room: RoomNo) -> Result<Option<Arc<Known>>> {
+    let Some(first) = rooms.store.scan(HISTORY, &(room,)).next() else { return Ok(None) };
+    gap(rooms, [&rooms.known(first?.0.2)?])
+}
+
+/// Fetches what was before an event of the history. Returns whether there is more history now than there was.
+pub async fn fill(rooms: &Arc<Rooms>, room: &Arc<Room>, before: &Known) -> Result<bool> {
+    let servers = servers(rooms, room, Some(before.event.sender.server_name()))?;
+    fetch(rooms, room, &before.event.event_id, PAGE, &servers).await
+}
+
+/// Fetches an event that has no place in the history here, with a few of those before it. Returns whether it has one
+/// now.
+pub async fn find(rooms: &Arc<Rooms>, room: &Arc<Room>, id: &EventId) -> Result<bool> {
+    fetch(rooms, room, id, FEW, &servers(rooms, room, None)?).await?;
+    is_placed(rooms, id)
+}
+
+/// Fetches the event of the room that is closest to a moment (milliseconds since the epoch), as another server sees
+/// it. Returns whether there is more history now than there was.
+pub async fn find_at(rooms: &Arc<Rooms>, room: &Arc<Room>, moment: u64, direction: Direction) -> Result<bool> {
+    let direction = match direction {
+        Direction::Forward => ruma::api::Direction::Forward,
+        Direction::Backward => ruma::api::Direction::Backward,
+    };
+    let moment = MilliSecondsSinceUnixEpoch(UInt::new_saturating(moment));
+    for server in servers(rooms, room, None)? {
+        let request = get_event_by_timestamp::v1::Request::new(room.id.clone(), moment, direction);
+        match rooms.remote.ask_with(&server, request, ASK).await {
+            Ok(answer) if is_placed(rooms, &answer.event_id)? => return Ok(false),
+            Ok(answer) => return fetch(rooms, room, &answer.event_id, FEW, &[server]).await,
+            Err(error) => tracing::debug!(%server, room = %room.id, %error, "nothing at that time"),
+        }
+    }
+    Ok(false)
+}
+
+/// Who is asked: the server that should know first, then some others in the room.
+fn servers(rooms: &Rooms, room: &Room, first: Option<&ServerName>) -> Result<Vec<OwnedServerName>> {
+    let others = forks::servers(rooms, room.number)?;
+    let first = first.filter(|first| others.iter().any(|other| other == first)).map(ToOwned::to_owned);
+    let mut servers = crate::remote::candidates(&rooms.config, first.into_iter().chain(others));
+    servers.truncate(MOST_SERVERS);
+    Ok(servers)
+}
+
+/// Fetches an event, unless it is here, with what was before it, and gives it all a place. Returns whether anything
+/// is new.
+async fn fetch(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    from: &EventId,
+    limit: u32,
+    servers: &[OwnedServerName],
+) -> Result<bool> {
+    let _in_turn = room.filling.lock().await;
+    let now = rooms.clock.now();
+    if rooms.in_vain.0.get(from).is_some_and(|until| until > now) {
+        return Ok(false);
+    }
+    for server in servers {
+        let request = get_backfill::v1::Request::new(room.id.clone(), vec![from.to_owned()], UInt::from(limit));
+        let answer = match rooms.remote.ask_with(server, request, ASK).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%server, room = %room.id, %error, "no history");
@@ -49,23 +157,15 @@ pub async fn fill(rooms: &Arc<Rooms>, room: &Arc<Room>) -> Result<bool> {
             return Ok(true);
         }
     }
+    rooms.in_vain.0.insert(from.to_owned(), now + SILENCE);
     Ok(false)
-}
-
-/// The oldest event of the room's history here, if it has something before it that is not here.
-fn oldest(rooms: &Rooms, room: &Room) -> Result<Option<OwnedEventId>> {
-    let Some(first) = rooms.store.scan(HISTORY, &(room.number,)).next() else { return Ok(None) };
-    let known = rooms.known(first?.0.2)?;
-    let before = &known.event.prev_events;
-    Ok((!before.is_empty()).then(|| known.event.event_id.clone()))
 }
 
 /// Those of the events that have no place in the room yet, oldest first.
 fn new_events(rooms: &Rooms, room: &Room, events: Vec<Event>) -> Result<Vec<Arc<Event>>> {
     let mut fresh = Vec::new();
     for event in events {
-        let here = rooms.by_id(&event.event_id)?.is_some_and(|known| known.before.is_some());
-        if event.room_id == room.id && !here {
+        if event.room_id == room.id && !is_placed(rooms, &event.event_id)? {
             fresh.push(Arc::new(event));
         }
     }
@@ -93,6 +193,14 @@ async fn enter(
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut deciding = rooms.decide(&room);
+        // What has arrived on its own in the meantime has its place.
+        let mut fresh = Vec::new();
+        for event in events {
+            if deciding.by_id(&event.event_id)?.is_none_or(|known| known.before.is_none()) {
+                fresh.push(event);
+            }
+        }
+        let events = fresh;
         record(&mut deciding, &state, &events)?;
         deciding.commit()
     };

@@ -52,7 +52,7 @@ pub fn page(
     from: Cursor,
     to: Option<Cursor>,
     limit: usize,
-    mut keep: impl FnMut(&Known) -> Result<bool>,
+    mut keep: impl FnMut(&Arc<Known>) -> Result<bool>,
 ) -> Result<Page> {
     let (low, high) = match direction {
         Direction::Backward => (to.unwrap_or(Cursor::START), from),
@@ -144,8 +144,15 @@ pub fn cursor(rooms: &Rooms, room: RoomNo, token: &str) -> Result<Cursor> {
     at_position(rooms, room, token.position)
 }
 
-/// The place in a room's history after all that had arrived at `position`.
+/// The place in a room's history after all that had arrived at `position`. What comes late from another server may
+/// stand before what was here already: the place is after the deepest, not after the newest.
 pub fn at_position(rooms: &Rooms, room: RoomNo, position: Position) -> Result<Cursor> {
+    for row in rooms.store.scan(HISTORY, &(room,)).rev().take(MOST_PASSED) {
+        let ((_, depth, number), arrived) = row?;
+        if arrived <= position {
+            return Ok(Cursor::after(depth, number));
+        }
+    }
     let after = Position(position.0.saturating_add(1));
     let newest = rooms.store.range(TIMELINE, &(room,), &(room, after)).next_back().transpose()?;
     let Some((_, number)) = newest else { return Ok(Cursor::START) };

@@ -105,6 +105,8 @@ pub struct Rooms {
     receipts: Mutex<()>,
     /// What other servers have shown of rooms that this server is not in.
     heard: outside::Heard,
+    /// What no other server had of a room's past.
+    in_vain: backfill::InVain,
     /// Events that wait to be sent.
     pub delayed: delayed::Delayed,
     /// Who is there.
@@ -126,6 +128,8 @@ pub struct Room {
     head: Mutex<Head>,
     /// Held while an event from another server is taken in; it may be awaited under.
     intake: tokio::sync::Mutex<()>,
+    /// Held while the past is fetched from another server, likewise.
+    filling: tokio::sync::Mutex<()>,
     /// How much stands in the search index and not yet in a block.
     search_tail: projections::search::Tail,
 }
@@ -147,8 +151,8 @@ pub struct Head {
 
 impl Room {
     fn new(number: RoomNo, id: OwnedRoomId, rules: &'static Rules, head: Head) -> Self {
-        let (intake, search_tail) = Default::default();
-        Self { number, id, version: rules.id(), rules, head: Mutex::new(head), intake, search_tail }
+        let (intake, filling, search_tail) = Default::default();
+        Self { number, id, version: rules.id(), rules, head: Mutex::new(head), intake, filling, search_tail }
     }
 }
 
@@ -167,6 +171,7 @@ impl Rooms {
             aliases: Mutex::default(),
             receipts: Mutex::default(),
             heard: outside::Heard::default(),
+            in_vain: backfill::InVain::default(),
             delayed: delayed::Delayed::default(),
             presence: presence::Tracker::default(),
             inbox: inbox::Inbox::default(),

@@ -12,6 +12,7 @@ use ruma::{EventId, OwnedUserId, RoomId, UserId, events::room::member::Membershi
 use super::{
     Room, Rooms,
     access::{self, Access},
+    backfill,
     cache::Known,
     filter::EventFilter,
     history::{self, Direction},
@@ -62,6 +63,9 @@ pub struct MessagePage {
     pub chunk: Vec<String>,
     /// The member events that go with them, if they are loaded lazily.
     pub state: Vec<String>,
+    /// An event on the page, or the oldest of all if the page comes to the end, before which something is missing
+    /// that other servers may have.
+    pub gap: Option<Arc<Known>>,
 }
 
 /// A page of a room's history.
@@ -81,9 +85,14 @@ pub fn messages(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, query: &PageQ
     let limit = limit(query.limit, &query.filter);
     if limit == 0 || !query.filter.wants_room(&room.id) {
         let end = (limit == 0).then(|| from.to_string());
-        return Ok(MessagePage { start, end, chunk: Vec::new(), state: Vec::new() });
+        return Ok(MessagePage { start, end, chunk: Vec::new(), state: Vec::new(), gap: None });
     }
+    let shared = backfill::is_shared(rooms, room.number)?;
+    let mut passed = Vec::new();
     let page = history::page(rooms, room.number, query.direction, from, to, limit, |known| {
+        if shared {
+            passed.push(Arc::clone(known));
+        }
         Ok(query.filter.wants(rooms, known)? && !viewer.ignores(known)? && viewer.may_see(known)?)
     })?;
     let state = match (query.filter.lazy_load_members, page.events.first()) {
@@ -94,7 +103,14 @@ pub fn messages(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, query: &PageQ
         _ => Vec::new(),
     };
     let chunk = page.events.iter().map(|known| viewer.event(known, true)).collect::<Result<_>>()?;
-    Ok(MessagePage { start, end: page.end.map(|end| end.to_string()), chunk, state })
+    let gap = match backfill::gap(rooms, &passed)? {
+        // Something may be missing at the far end, which is not on the page.
+        None if shared && page.end.is_none() && query.direction == Direction::Backward => {
+            backfill::oldest(rooms, room.number)?
+        }
+        gap => gap,
+    };
+    Ok(MessagePage { start, end: page.end.map(|end| end.to_string()), chunk, state, gap })
 }
 
 fn limit(asked: u64, filter: &EventFilter) -> usize {
@@ -228,13 +244,7 @@ pub fn context(
 /// The event of a room that is closest to a time, not before it (forward) or not after it (backward).
 ///
 /// Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
-pub fn at_time(
-    rooms: &Rooms,
-    viewer: &Viewer<'_>,
-    room: &RoomId,
-    time: u64,
-    direction: Direction,
-) -> Result<Arc<Known>> {
+pub fn at_time(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, time: u64, direction: Direction) -> Result<AtTime> {
     let (room, _) = access::look(rooms, room, viewer.user())?;
     // Time goes with depth, nearly; the walk from there on looks at the clock of each event.
     let (mut low, mut high) = (0, rooms.published(room.number)?.depth + 1);
@@ -258,8 +268,27 @@ pub fn at_time(
         };
         Ok(fits && viewer.may_see(known)?)
     })?;
-    let found = page.events.into_iter().next();
-    found.ok_or_else(|| Error::not_found("there is no event at this time or beyond it that you may see"))
+    let event = page.events.into_iter().next();
+    let is_uncertain = backfill::is_shared(rooms, room.number)?
+        && match (direction, &event) {
+            (Direction::Forward, Some(known)) => backfill::gap(rooms, [known])?.is_some(),
+            (Direction::Forward, None) => false,
+            (Direction::Backward, Some(known)) => {
+                let after = Cursor::after(known.event.depth, known.number);
+                let next = history::page(rooms, room.number, Direction::Forward, after, None, 1, |_| Ok(true))?;
+                backfill::gap(rooms, &next.events)?.is_some()
+            }
+            (Direction::Backward, None) => backfill::oldest(rooms, room.number)?.is_some(),
+        };
+    Ok(AtTime { event, is_uncertain })
+}
+
+/// What is known of a moment.
+pub struct AtTime {
+    /// The closest event that is here.
+    pub event: Option<Arc<Known>>,
+    /// Whether other servers may have one that is closer.
+    pub is_uncertain: bool,
 }
 
 /// The state of a room at a place in its history.

@@ -266,7 +266,7 @@ pub fn fill(
     let viewer = Viewer::new(rooms, &person.id(), None).unwrap();
     let mut next = Some(from);
     while let Some(from) = next {
-        let wants = |known: &Known| Ok(wants(filter, rooms, &viewer, known));
+        let wants = |known: &Arc<Known>| Ok(wants(filter, rooms, &viewer, known));
         let page = history::page(rooms, room.number, Direction::Backward, from, None, 3, wants).unwrap();
         for known in &page.events {
             if !known_events.insert(known.event.event_id.to_string()) {

@@ -10,7 +10,7 @@ use std::{
 use super::Look;
 use crate::{
     error::Result,
-    rooms::{cache::Known, token::Cursor},
+    rooms::{cache::Known, history, token::Cursor},
     store::{
         Position,
         schema::{
@@ -23,8 +23,6 @@ use crate::{
 
 /// How many events that are not shown one look passes over in a room.
 const MOST_PASSED: usize = 2_000;
-/// How many events before a gap are looked at for the place from which pages lead through it.
-const LOOK_BACK: usize = 20;
 
 /// Which part of a timeline.
 #[derive(Debug, Clone, Copy)]
@@ -134,18 +132,13 @@ fn before(known: &Known) -> Cursor {
 
 /// A place in the history of a room from which pages backwards show all that arrived before `lowest`.
 ///
-/// History goes by depth and the timeline by arrival. An event that came late may stand deeper than those
-/// that came before it, so the place is after the deepest of some: better to show an event twice.
+/// History goes by depth and the timeline by arrival: better to show an event twice than not at all.
 fn before_gap(
     look: &Look<'_>,
     room: RoomNo,
     lowest: Position,
     first: Option<&(Position, Arc<Known>)>,
 ) -> Result<Cursor> {
-    let mut cursor = first.map_or(Cursor::START, |(_, known)| before(known));
-    for row in look.store().range(TIMELINE, &(room,), &(room, lowest)).rev().take(LOOK_BACK) {
-        let known = look.rooms.known(row?.1)?;
-        cursor = cursor.max(Cursor::after(known.event.depth, known.number));
-    }
-    Ok(cursor)
+    let cursor = first.map_or(Cursor::START, |(_, known)| before(known));
+    Ok(cursor.max(history::at_position(look.rooms, room, Position(lowest.0.saturating_sub(1)))?))
 }

@@ -19,7 +19,7 @@ use ruma::{
 };
 use serde_json::json;
 
-use crate::harness::{Server, User, network};
+use crate::harness::{Server, User, bodies, network};
 
 pub(super) async fn public_room(ann: &User, version: RoomVersionId) -> OwnedRoomId {
     let mut request = Request::new();
@@ -205,4 +205,39 @@ async fn a_newcomer_reads_what_was_said_before() {
     }
     said.reverse();
     assert_eq!(said, (0..150).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn late_messages_hide_none_of_those_that_were_here() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let id = public_room(&ann, RoomVersionId::V11).await;
+    join(&bob, &id, &a).await;
+    network.away(&b);
+    // Ann's messages stand deeper in the room than the one of Bob's, which comes last.
+    let mut said: Vec<String> = (0..60).map(|n| format!("message {n}")).collect();
+    for text in &said {
+        say(&ann, &id, text).await;
+    }
+    say(&bob, &id, "from afar").await;
+    network.back(&b);
+    say(&bob, &id, "I am back").await;
+    said.extend(["from afar".to_owned(), "I am back".to_owned()]);
+    let mut log = a.ctx.store.watch();
+    let heard = async {
+        loop {
+            let page = ann.room(id.as_str(), "messages?dir=b&limit=100").await.ok();
+            let mut read = bodies(&page["chunk"]);
+            read.reverse();
+            if read.contains(&"I am back".to_owned()) {
+                return read;
+            }
+            log.changed().await.expect("the server runs");
+        }
+    };
+    let mut read = tokio::time::timeout(Duration::from_secs(20), heard).await.expect("everything arrives");
+    read.sort();
+    said.sort();
+    assert_eq!(read, said);
 }

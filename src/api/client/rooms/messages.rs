@@ -1,7 +1,7 @@
 //! Reading what was said: pages of messages, one event, and what surrounds it.
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, UInt,
+    EventId, MilliSecondsSinceUnixEpoch, RoomId, UInt,
     api::{
         Direction,
         client::{
@@ -15,7 +15,7 @@ use ruma::{
 use super::{list, text};
 use crate::{
     app::Ctx,
-    error::Result,
+    error::{Error, Result},
     http::{Raw, Reply, User},
     rooms::{
         backfill,
@@ -26,11 +26,25 @@ use crate::{
     },
 };
 
+/// How often other servers are asked for more of the past before one page is answered.
+const MOST_FILLS: usize = 5;
+
 /// Answers one event.
 pub async fn event(ctx: Ctx, user: User, req: get_room_event::v3::Request) -> Result<Reply> {
+    look_elsewhere(&ctx, &user, &req.room_id, &req.event_id).await?;
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     let known = read::event(&ctx.rooms, &viewer, &req.room_id, &req.event_id)?;
     Ok(Reply::json(viewer.event(&known, true)?))
+}
+
+/// Fetches an event that is not here from other servers, for somebody who is in the room.
+async fn look_elsewhere(ctx: &Ctx, user: &User, room: &RoomId, event: &EventId) -> Result<()> {
+    if ctx.rooms.by_id(event)?.is_none()
+        && let Ok(room) = ctx.rooms.joined(room, &user.id)
+    {
+        backfill::find(&ctx.rooms, &room, event).await?;
+    }
+    Ok(())
 }
 
 /// Answers a page of a room's history.
@@ -47,9 +61,12 @@ pub async fn page(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         read::messages(&ctx.rooms, &viewer, &req.room_id, &query)
     };
     let mut page = read()?;
-    let at_the_beginning = direction == history::Direction::Backward && page.end.is_none();
-    // What is older than this server's time in the room, other servers may have.
-    if at_the_beginning && backfill::fill(&ctx.rooms, &ctx.rooms.find(&req.room_id)?).await? {
+    // What happened while this server was not in the room, or away, other servers may have.
+    for _ in 0..MOST_FILLS {
+        let Some(gap) = page.gap.take() else { break };
+        if !backfill::fill(&ctx.rooms, &ctx.rooms.find(&req.room_id)?, &gap).await? {
+            break;
+        }
         page = read()?;
     }
     let mut out = format!("{{\"start\":{},\"chunk\":{}", text(&page.start), list(&page.chunk));
@@ -67,6 +84,7 @@ pub async fn page(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
 pub async fn context(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
     let filter = filter(&raw)?;
     let req: get_context::v3::Request = raw.typed().await?;
+    look_elsewhere(&ctx, &user, &req.room_id, &req.event_id).await?;
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     let context = read::context(&ctx.rooms, &viewer, &req.room_id, &req.event_id, req.limit.into(), &filter)?;
     Ok(Reply::json(format!(
@@ -86,12 +104,21 @@ pub async fn at_time(
     user: User,
     req: get_event_by_timestamp::v1::Request,
 ) -> Result<get_event_by_timestamp::v1::Response> {
-    let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     let direction = match req.dir {
         Direction::Forward => history::Direction::Forward,
         Direction::Backward => history::Direction::Backward,
     };
-    let known = read::at_time(&ctx.rooms, &viewer, &req.room_id, req.ts.get().into(), direction)?;
+    let moment = req.ts.get().into();
+    let look = || {
+        let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
+        read::at_time(&ctx.rooms, &viewer, &req.room_id, moment, direction)
+    };
+    let mut found = look()?;
+    if found.is_uncertain && backfill::find_at(&ctx.rooms, &ctx.rooms.find(&req.room_id)?, moment, direction).await? {
+        found = look()?;
+    }
+    let not_found = || Error::not_found("there is no event at this time or beyond it that you may see");
+    let known = found.event.ok_or_else(not_found)?;
     let time = MilliSecondsSinceUnixEpoch(UInt::new_saturating(known.event.origin_server_ts));
     Ok(get_event_by_timestamp::v1::Response::new(known.event.event_id.clone(), time))
 }
