@@ -20,12 +20,17 @@ from pathlib import Path
 from harness.stage import Stage
 from scenes.absence import absence
 from scenes.conversation import conversation
+from scenes.doors import doors
 from scenes.element_x import element_x
 from scenes.federation import federation
 from scenes.keys import keys
 from scenes.moving import moving
+from scenes.outages import outages
+from scenes.past import past, versions
 from scenes.search import search
+from scenes.secrets import secrets, trust
 from scenes.set_up import set_up
+from scenes.sights import sights
 from scenes.spaces import spaces
 from scenes.threads import threads
 
@@ -50,6 +55,13 @@ SCENES = {
     "set-up": (set_up, dict()),
     "synapse": (federation, dict(ann="nio", bob="nio")),
     "synapse-js": (federation, dict(ann="js", bob="js")),
+    "synapse-doors": (doors, dict()),
+    "synapse-sights": (sights, dict()),
+    "synapse-past": (past, dict()),
+    "synapse-versions": (versions, dict()),
+    "synapse-outages": (outages, dict()),
+    "synapse-secrets": (secrets, dict(ann="js", bob="nio")),
+    "synapse-trust": (trust, dict()),
 }
 
 # Scenes for what Ingle does not do yet; they are played when they are named.
@@ -74,7 +86,7 @@ def passed(name, deadline):
         asyncio.run(asyncio.wait_for(play(name, folder), deadline))
     except Exception as failure:
         print(f"interop {name}: FAILED after {time.monotonic() - start:.1f} s, see {folder}")
-        print(indented("".join(traceback.format_exception(failure, limit=-6))), flush=True)
+        print(indented("".join(traceback.format_exception(failure, limit=-4))), flush=True)
         for log in sorted(folder.glob("*/*.log")):
             print(indented(f"{log.name} ends with:\n{tail(log)}"), flush=True)
         return False

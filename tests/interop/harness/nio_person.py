@@ -8,17 +8,13 @@ import asyncio
 
 import nio
 
-from .people import Person
-
-
-class Refused(AssertionError):
-    """The server answered a verb with an error."""
+from .people import Person, Refused
 
 
 def good(answer):
     """The answer, unless the server refused."""
     if isinstance(answer, nio.ErrorResponse):
-        raise Refused(f"{answer.status_code}: {answer.message}")
+        raise Refused(answer.status_code, answer.message)
     return answer
 
 
@@ -74,6 +70,7 @@ class NioPerson(Person):
         self.token = None
         self.loop = None
         self.rooms = {}
+        self.memberships = {}
         self.reads = {}
         self.prev_batch = {}
         self.delivered = []
@@ -94,11 +91,12 @@ class NioPerson(Person):
         self.client = self._make_client()
         answer = good(await self.client.register(self.name, self.password, device_name="nio"))
         assert answer.user_id == self.user_id, answer
-        self.device_id = answer.device_id
+        self.device_id, self.access_token = answer.device_id, answer.access_token
 
     async def login(self):
         self.client = self._make_client()
-        self.device_id = good(await self.client.login(self.password, device_name="nio")).device_id
+        answer = good(await self.client.login(self.password, device_name="nio"))
+        self.device_id, self.access_token = answer.device_id, answer.access_token
 
     async def logout(self):
         good(await self.client.logout())
@@ -117,7 +115,6 @@ class NioPerson(Person):
         assert self.token, f"{self!r}: the first sync was refused"
 
     async def pause(self):
-        self.access_token = self.client.access_token
         await self.close()
 
     async def close(self):
@@ -131,6 +128,8 @@ class NioPerson(Person):
 
     async def _synced(self, answer):
         self.token = answer.next_batch
+        for kind in "join", "invite", "leave":
+            self.memberships.update(dict.fromkeys(getattr(answer.rooms, kind), kind))
         for room, joined in answer.rooms.join.items():
             if joined.timeline.limited or room not in self.rooms:
                 # What lies above a gap is asked for again by `scroll_up`.
@@ -208,13 +207,12 @@ class NioPerson(Person):
     async def view(self, room):
         joined = self.client.rooms.get(room)
         users = joined.users if joined else {}
-        membership = "join" if joined else "invite" if room in self.client.invited_rooms else None
         return {
             "messages": self.rooms[room].view() if room in self.rooms else [],
             "typing": joined.typing_users if joined else [],
             "read": self.reads.get(room, {}),
             "members": {id: user.display_name or id for id, user in users.items() if not user.invited},
-            "membership": membership,
+            "membership": self.memberships.get(room),
             "name": joined.name if joined else None,
         }
 

@@ -8,6 +8,7 @@ its neighbour in `synapse.py` has the same verbs.
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -33,6 +34,9 @@ class Server:
     """What every homeserver of the tests can do; the kinds say how they are configured and called."""
 
     kind = "server"
+    host = "localhost"
+    COMPLAINT = re.compile(r"\b(WARN|WARNING|ERROR|CRITICAL)\b")
+    NO_NEWS = re.compile(r"(?!)")
 
     def __init__(self, folder, authority=None, federated=False, config=""):
         """`authority` is a `trustme.CA` that several servers share; `config` goes into the file as it is."""
@@ -43,7 +47,7 @@ class Server:
         self.process = None
         self.port, self.tls_port = free_port(), free_port()
         # Others find a federated server by its name alone, without DNS.
-        self.name = f"localhost:{self.tls_port}" if federated else "ingle.test"
+        self.name = f"{self.host}:{self.tls_port}" if federated else "ingle.test"
         self.authority = authority or trustme.CA()
         self.authority_file = folder / "ca.pem"
         self.authority.cert_pem.write_to_path(self.authority_file)
@@ -129,9 +133,22 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def pause(self):
+        """Lets nothing of the server run, as if its machine hung: connections stay open and stay silent."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def complaints(self):
+        """The lines of its log at the level of warnings and above, but for those that are no news."""
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        return [line for line in lines if self.COMPLAINT.search(line) and not self.NO_NEWS.search(line)]
+
     def stop(self):
         """Asks the server to end, as systemd would, and gives its exit status."""
         if self.process and self.process.poll() is None:
+            self.resume()
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(timeout=20)
@@ -185,6 +202,9 @@ class Ingle(Server):
             [federation]
             enabled = {federated}
             allow_private_addresses = {federated}
+
+            [directory]
+            allow_over_federation = true
 
             [limits]
             enabled = false

@@ -6,6 +6,7 @@ a failure is the scene's or the server's. It runs from a venv of its own, named 
 
 import json
 import os
+import re
 
 from .server import Server
 
@@ -14,6 +15,13 @@ class Synapse(Server):
     """Synapse with the same ports, names and freedoms as Ingle has in the tests."""
 
     kind = "synapse"
+    # Not that of the other server, so that an ACL can tell them apart.
+    host = "127.0.0.1"
+    NO_NEWS = re.compile(
+        r"synapse\.config\.logger|already registered for server"
+        # What the scene lets somebody try in vain.
+        r"|make_(join|knock)|Failed to create new knock"
+    )
 
     def configure(self):
         resources = [{"names": ["client", "federation"]}]
@@ -35,6 +43,8 @@ class Synapse(Server):
             "ip_range_blacklist": [],
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
+            "allow_public_rooms_over_federation": True,
+            "room_list_publication_rules": [{"action": "allow"}],
             "enable_registration": True,
             "enable_registration_without_verification": True,
             "registration_shared_secret": "a shared secret",

@@ -1,0 +1,97 @@
+"""An encrypted room across the border: new devices, lost devices, outages, and trust."""
+
+from harness.wait import until
+
+from .border import border, shared_room
+from .keys import verify
+
+
+async def secrets(stage, ann, bob):
+    async with border(stage, ann=ann, bob=bob, crypto=True) as between:
+
+        async def devices(host, guest):
+            await devices_that_come_and_go(stage, host, guest)
+
+        await between.play(devices)
+
+
+async def devices_that_come_and_go(stage, host, guest):
+    room = await shared_room(host, guest, encrypted=True)
+    await host.sees_members(room, ann="ann", bob="bob")
+    await guest.sees_members(room, ann="ann", bob="bob")
+    await host.say(room, "The first secret")
+    await guest.sees(room, f"{host.name}: The first secret")
+    await guest.say(room, "The second secret")
+    so_far = f"""
+        {host.name}: The first secret
+        {guest.name}: The second secret
+    """
+    await host.sees(room, so_far)
+
+    # While the guest's server is down, one device of the host's comes and goes, and another one comes and stays.
+    guest.server.kill()
+    lost = await new_device(stage, host, "lost")
+    await lost.logout()
+    await lost.close()
+    tablet = await new_device(stage, host, "tablet")
+    await host.say(room, "Nobody there?")
+    await guest.server.start()
+    so_far += f"""
+        {host.name}: Nobody there?
+    """
+    await guest.sees(room, so_far)
+
+    # Who is back finds out for whom to encrypt, and to whom to listen.
+    await until(f"{guest!r} knows the new device", lambda: knows(guest, tablet, lost))
+    await guest.say(room, "I was away")
+    await until("the tablet reads it", lambda: reads(tablet, room, "I was away"))
+    await tablet.say(room, "From the tablet")
+    so_far += f"""
+        {guest.name}: I was away
+        {host.name}: From the tablet
+    """
+    for person in host, guest:
+        await person.sees(room, so_far)
+
+
+async def new_device(stage, person, label):
+    device = stage.person(person.name, person.server, person.kind, crypto=True, device=f"{label}-{person.server.kind}")
+    await device.login()
+    await device.start()
+    return device
+
+
+async def knows(person, device, lost):
+    answer = await person.ask("POST", "/v3/keys/query", {"device_keys": {device.user_id: []}})
+    devices = answer["device_keys"].get(device.user_id, {})
+    return device.device_id in devices and lost.device_id not in devices
+
+
+async def reads(person, room, text):
+    return text in [message["text"] for message in (await person.view(room))["messages"]]
+
+
+async def trust(stage):
+    """Two people on different servers verify each other with emoji, and see each other's new devices as theirs."""
+    async with border(stage, ann="js", bob="js", crypto=True) as between:
+        ann, bob = between.ann, between.bob
+        keys = {ann: await ann.bootstrap(), bob: await bob.bootstrap()}
+        room = await shared_room(ann, bob, encrypted=True)
+        await ann.sees_members(room, ann="ann", bob="bob")
+        await bob.sees_members(room, ann="ann", bob="bob")
+        await ann.say(room, "Is that you?")
+        await bob.sees(room, "ann: Is that you?")
+        await verify(ann, bob, room)
+        for one, other in (ann, bob), (bob, ann):
+            await until(f"{one!r} trusts {other!r}", lambda: one.trusts(other))
+            await until(f"{one!r} trusts the device", lambda: trusted(one, other))
+        for one, other in (ann, bob), (bob, ann):
+            tablet = stage.person(other.name, other.server, "js", crypto=True, device="tablet")
+            await tablet.login()
+            await tablet.start()
+            await tablet.recover(keys[other])
+            await until(f"{one!r} trusts the new device of {other!r}", lambda: trusted(one, tablet))
+
+
+async def trusted(person, device):
+    return (await person.devices_of(device)).get(device.device_id)
