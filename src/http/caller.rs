@@ -5,7 +5,10 @@
 
 use std::{future::Future, net::IpAddr};
 
-use http::{HeaderMap, StatusCode, Uri, header::AUTHORIZATION};
+use http::{
+    HeaderMap, StatusCode, Uri,
+    header::{AUTHORIZATION, USER_AGENT},
+};
 use ruma::{
     OwnedServerName,
     api::{
@@ -115,7 +118,8 @@ impl Caller for User {
     async fn identify(ctx: &Ctx, evidence: &Evidence<'_>, _: &[u8]) -> Result<Self> {
         let token = token(evidence).ok_or_else(Error::missing_token)?;
         let user = ctx.users.identify(&token)?;
-        ctx.users.saw(&user, evidence.address());
+        let agent = evidence.headers.get(USER_AGENT).and_then(|header| header.to_str().ok());
+        ctx.users.saw(&user, evidence.address(), agent);
         Ok(user)
     }
 

@@ -3,7 +3,7 @@
 //! An answer is made in one look: fix the published position, see which rooms and rows of the user are
 //! newer than what the reader has, and write those as JSON text. When there is nothing, [`wait`] sleeps
 //! until something concerns the user. [`v3`] writes answers in the shape of `/sync`, [`sliding`] in that of
-//! simplified sliding sync.
+//! simplified sliding sync, [`v1`] in those from before `/sync`.
 //!
 //! History (timelines, changes of state) is told exactly once, up to the fixed position. What is a newest
 //! value only (receipts, counts, account data) may be newer than that position; then it is told again.
@@ -24,6 +24,7 @@ mod state;
 mod stripped;
 mod summary;
 mod timeline;
+pub mod v1;
 pub mod v3;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};

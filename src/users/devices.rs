@@ -23,39 +23,56 @@ use crate::{
 const SEEN_WITHIN: u64 = 3600 * 1000;
 /// For how many devices that time is kept in memory.
 const SEEN: usize = 4096;
+/// How long the name of a program may be that is remembered, in bytes.
+const LONGEST_AGENT: usize = 255;
 
 /// When and from where devices were last seen, since the start.
 #[derive(Default)]
 pub(super) struct Seen(Mutex<HashMap<(UserNo, OwnedDeviceId), Sighting>>);
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Sighting {
     at: u64,
     address: Option<IpAddr>,
+    agent: Option<Box<str>>,
     written: u64,
 }
 
+impl Sighting {
+    fn row(&self) -> SeenRow {
+        let address = self.address.map(|address| address.to_string());
+        SeenRow { at: self.at, address, agent: self.agent.as_deref().map(str::to_owned) }
+    }
+}
+
 impl Users {
-    /// Notes that a device was seen.
-    pub fn saw(&self, user: &User, address: Option<IpAddr>) {
+    /// Notes that a device was seen, from which address and with which program.
+    pub fn saw(&self, user: &User, address: Option<IpAddr>, agent: Option<&str>) {
         let now = self.clock.now();
         let mut seen = self.inner.seen.0.lock();
         let place = (user.number, user.device.clone());
-        if let Some(sighting) = seen.get_mut(&place) {
+        let agent = agent.filter(|agent| agent.len() <= LONGEST_AGENT);
+        let row = if let Some(sighting) = seen.get_mut(&place) {
             (sighting.at, sighting.address) = (now, address.or(sighting.address));
+            if agent.is_some() && agent != sighting.agent.as_deref() {
+                sighting.agent = agent.map(Into::into);
+            }
             if now.saturating_sub(sighting.written) < SEEN_WITHIN {
                 return;
             }
             sighting.written = now;
+            sighting.row()
         } else {
             if seen.len() >= SEEN {
                 seen.clear();
             }
-            seen.insert(place, Sighting { at: now, address, written: now });
-        }
+            let sighting = Sighting { at: now, address, agent: agent.map(Into::into), written: now };
+            let row = sighting.row();
+            seen.insert(place, sighting);
+            row
+        };
         drop(seen);
         let mut write = self.store.write();
-        let row = SeenRow { at: now, address: address.map(|address| address.to_string()) };
         write.put(DEVICES_SEEN, &(user.number, user.device.to_string()), &row);
         // Nobody waits for this row, and nothing is lost that cannot be.
         drop(write.commit());
@@ -73,6 +90,8 @@ pub struct Device {
     pub seen_at: Option<u64>,
     /// From which address.
     pub seen_from: Option<String>,
+    /// With which program, as it calls itself.
+    pub seen_with: Option<String>,
 }
 
 /// The devices of a user.
@@ -88,15 +107,16 @@ pub fn find(users: &Users, user: UserNo, id: &DeviceId) -> Result<Option<Device>
 }
 
 fn device(users: &Users, user: UserNo, id: String, row: DeviceRow) -> Result<Device> {
-    let sighting = users.inner.seen.0.lock().get(&(user, id.as_str().into())).copied();
+    let sighting = users.inner.seen.0.lock().get(&(user, id.as_str().into())).map(Sighting::row);
     let seen = match sighting {
-        Some(sighting) => {
-            Some(SeenRow { at: sighting.at, address: sighting.address.map(|address| address.to_string()) })
-        }
+        Some(seen) => Some(seen),
         None => users.store.get(DEVICES_SEEN, &(user, id.clone()))?,
     };
-    let (seen_at, seen_from) = seen.map_or((None, None), |seen| (Some(seen.at), seen.address));
-    Ok(Device { id: id.into(), name: row.name, seen_at, seen_from })
+    let (seen_at, seen_from, seen_with) = match seen {
+        Some(SeenRow { at, address, agent }) => (Some(at), address, agent),
+        None => (None, None, None),
+    };
+    Ok(Device { id: id.into(), name: row.name, seen_at, seen_from, seen_with })
 }
 
 /// Calls a device by another name, or by none.

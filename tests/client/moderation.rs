@@ -50,3 +50,23 @@ async fn only_admins_moderate_and_never_each_other() {
     assert_eq!(ann.get(capabilities).await.ok()["capabilities"]["m.account_moderation"]["lock"], true);
     assert_eq!(bob.get(capabilities).await.ok()["capabilities"].get("m.account_moderation"), None);
 }
+
+#[tokio::test]
+async fn it_is_told_from_where_somebody_was_last_seen() {
+    let (ann, bob) = cast().await;
+    let request = http::Request::get("/_matrix/client/v3/account/whoami")
+        .header("authorization", format!("Bearer {}", bob.token))
+        .header("user-agent", "Lamp/1.0")
+        .header("x-forwarded-for", "192.0.2.7")
+        .extension(ingle::http::Peer { address: Some([127, 0, 0, 1].into()), tls: false });
+    bob.server.send(request.body(Default::default()).expect("a request")).await.ok();
+    let path = "/_matrix/client/r0/admin/whois/@bob:localhost";
+    for asks in [&ann, &bob] {
+        let told = asks.get(path).await.ok();
+        let connection = &told["devices"][bob.device.as_str()]["sessions"][0]["connections"][0];
+        assert_eq!((&connection["ip"], &connection["user_agent"]), (&json!("192.0.2.7"), &json!("Lamp/1.0")));
+        assert!(connection["last_seen"].is_u64() && told["user_id"] == "@bob:localhost");
+    }
+    bob.get("/_matrix/client/v3/admin/whois/@ann:localhost").await.is("403 M_FORBIDDEN");
+    ann.get("/_matrix/client/v3/admin/whois/@nobody:localhost").await.is("404 M_NOT_FOUND");
+}

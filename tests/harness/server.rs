@@ -67,6 +67,14 @@ impl Server {
         (self.with_user(one).await, self.with_user(two).await)
     }
 
+    /// Somebody without an account, where the server has guests.
+    pub async fn with_guest(&self) -> User {
+        let made = self.post("/_matrix/client/v3/register?kind=guest", serde_json::json!({})).await.ok();
+        let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+        let id = text("user_id").try_into().expect("a user ID");
+        User { server: self.clone(), id, device: text("device_id").into(), token: text("access_token") }
+    }
+
     /// Lets time pass.
     pub fn later(&self, time: Duration) {
         self.ctx.clock.advance(time);
@@ -85,6 +93,11 @@ impl Server {
     /// Posts as nobody in particular.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::POST, path, None, body.to_string()).await
+    }
+
+    /// Fills in the form of a page.
+    pub async fn fill_in(&self, path: &str, form: &str) -> Answer {
+        self.ask(Method::POST, path, None, form.to_owned()).await
     }
 
     /// Any request with any body.

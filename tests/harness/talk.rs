@@ -77,6 +77,12 @@ impl User {
         self.get(&in_room(room, rest)).await
     }
 
+    /// The ID of the newest event of a room.
+    pub async fn last(&self, room: &str) -> String {
+        let page = self.room(room, "messages?dir=b&limit=1").await.ok();
+        page["chunk"][0]["event_id"].as_str().expect("an event ID").to_owned()
+    }
+
     /// What was said in a room, oldest first.
     pub async fn read(&self, room: &str) -> Vec<String> {
         let page = self.room(room, "messages?dir=f&limit=100").await.ok();

@@ -9,6 +9,7 @@ mod dehydrated;
 mod delayed;
 mod devices;
 mod discovery;
+mod events;
 mod filters;
 mod key_backup;
 mod keys;
@@ -53,6 +54,7 @@ pub fn routes(to: &mut Routes) {
     to.add(account::deactivate);
     to.add(account::contacts);
     to.add(account::whoami).guests();
+    to.add(moderation::whois);
     to.add(moderation::is_locked).add(moderation::lock);
     to.add(moderation::is_suspended).add(moderation::suspend);
 
@@ -69,6 +71,8 @@ pub fn routes(to: &mut Routes) {
     to.raw(Method::GET, "/_matrix/client/v3/sync", sync::v3).also("/_matrix/client/r0/sync").guests();
     to.raw(Method::POST, "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", sync::sliding).waits().guests();
     to.raw(Method::POST, "/_matrix/client/v4/sync", sync::v4).waits().guests();
+
+    events::routes(to);
 
     // Profiles
     const PROFILE: &str = "/_matrix/client/v3/profile/{user_id}";

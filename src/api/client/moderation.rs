@@ -1,10 +1,16 @@
-//! Locking and suspending accounts, for whoever runs the server.
+//! Locking and suspending accounts, and where somebody is logged in, for whoever runs the server.
 //!
-//! Spec: client-server-api#account-moderation
+//! Spec: client-server-api#account-moderation, client-server-api#server-administration
 
 use ruma::{
-    UserId,
-    api::client::admin::{is_user_locked, is_user_suspended, lock_user, suspend_user},
+    MilliSecondsSinceUnixEpoch, UInt, UserId,
+    api::client::admin::{
+        get_user_info::{
+            self,
+            v3::{ConnectionInfo, DeviceInfo, SessionInfo},
+        },
+        is_user_locked, is_user_suspended, lock_user, suspend_user,
+    },
 };
 
 use crate::{
@@ -12,8 +18,29 @@ use crate::{
     error::{Error, Result},
     http::User,
     store::schema::{UserNo, users::AccountRow},
-    users::accounts,
+    users::{accounts, devices},
 };
+
+/// Says from where somebody was last seen, on each of their devices. Everybody may ask for themselves.
+pub async fn whois(ctx: Ctx, caller: User, req: get_user_info::v3::Request) -> Result<get_user_info::v3::Response> {
+    let number = match caller.id == req.user_id {
+        true => caller.number,
+        false => account(&ctx, &caller, &req.user_id)?.0,
+    };
+    let mut answer = get_user_info::v3::Response::new();
+    for device in devices::of_user(&ctx.users, number)? {
+        let mut connection = ConnectionInfo::new();
+        connection.ip = device.seen_from;
+        connection.last_seen = device.seen_at.map(|at| MilliSecondsSinceUnixEpoch(UInt::new_saturating(at)));
+        connection.user_agent = device.seen_with;
+        let (mut info, mut session) = (DeviceInfo::new(), SessionInfo::new());
+        session.connections.extend(connection.last_seen.is_some().then_some(connection));
+        info.sessions.push(session);
+        answer.devices.insert(device.id.to_string(), info);
+    }
+    answer.user_id = Some(req.user_id);
+    Ok(answer)
+}
 
 /// Says whether an account is locked.
 pub async fn is_locked(

@@ -52,16 +52,19 @@ fn is_there(ctx: &Ctx, user: &User, claim: Option<&str>) -> Result<Option<presen
     presence::asks(&ctx.rooms, user.number, &user.device, claim)
 }
 
-fn reader(user: User) -> Reader {
+pub(super) fn reader(user: User) -> Reader {
     Reader { user: user.id, number: user.number, device: user.device }
 }
 
 /// How long to wait, in milliseconds.
 fn timeout(raw: &Raw) -> Result<u64> {
-    match raw.parameter("timeout") {
-        Some(timeout) => timeout.parse().map_err(|_| Error::invalid_param("timeout is a number of milliseconds")),
-        None => Ok(0),
-    }
+    Ok(number(raw, "timeout")?.unwrap_or(0))
+}
+
+/// A number in the query.
+pub(super) fn number(raw: &Raw, name: &str) -> Result<Option<u64>> {
+    let number = raw.parameter(name).map(|number| number.parse()).transpose();
+    number.map_err(|_| Error::invalid_param(format!("{name} is a whole number")))
 }
 
 /// A filter in the query: its JSON, or the ID of one that was stored.
@@ -78,7 +81,7 @@ fn filter(ctx: &Ctx, user: &User, text: String) -> Result<Filter> {
     }
 }
 
-fn flag(raw: &Raw, name: &str) -> Result<bool> {
+pub(super) fn flag(raw: &Raw, name: &str) -> Result<bool> {
     match raw.parameter(name).as_deref() {
         None | Some("false" | "") => Ok(false),
         Some("true") => Ok(true),

@@ -37,6 +37,9 @@ pub struct SeenRow {
     /// From which address.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// With which program, as it calls itself.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
 }
 
 /// One row per device that was seen.
