@@ -12,7 +12,7 @@ use ruma::{
     api::federation::query::get_room_information, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, inviting, joining, membership, upgrade};
+use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, upgrade};
 use crate::{
     error::{Error, Result},
     protocol::canonical::Object,
@@ -104,6 +104,8 @@ pub async fn enter(
         Some(room) => room,
         // Everybody has left; whoever may, comes back.
         None if helpers.is_empty() => rooms.find(id)?,
+        // Whether it welcomes guests would be known only from the inside.
+        None if is_guest => return Err(guests::forbidden("guests may only join rooms that this server is in")),
         None => {
             let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
             joining::join(rooms, id, user, helpers, content.into_iter().collect()).await?;
@@ -111,7 +113,7 @@ pub async fn enter(
         }
     };
     if is_guest {
-        membership::check_guests_may_join(rooms, &room)?;
+        guests::check_may_join(rooms, &room)?;
     }
     change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await?;
     if let Some(user) = numbers::find_user(&rooms.store, user)? {

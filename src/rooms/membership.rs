@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ruma::{RoomId, UserId, events::room::member::MembershipState};
 
 use super::{
-    Room, Rooms,
+    Rooms,
     append::{Deciding, NewEvent},
 };
 use crate::{
@@ -45,20 +45,6 @@ pub fn check_wanted(rooms: &Rooms, guest: &UserId) -> Result<()> {
             format!("{guest} does not accept invitations"),
         )),
         false => Ok(()),
-    }
-}
-
-/// Refuses guests where the room does not welcome them.  Spec: client-server-api#guest-access
-pub fn check_guests_may_join(rooms: &Rooms, room: &Room) -> Result<()> {
-    let setting = rooms.in_state(&rooms.current(room.number)?, "m.room.guest_access", "")?;
-    let setting = setting.and_then(|known| known.event.content_field::<String>("guest_access"));
-    match setting.as_deref() {
-        Some("can_join") => Ok(()),
-        _ => Err(Error::new(
-            http::StatusCode::FORBIDDEN,
-            "M_GUEST_ACCESS_FORBIDDEN",
-            "guests may not join this room; make an account first",
-        )),
     }
 }
 

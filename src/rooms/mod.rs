@@ -20,6 +20,7 @@ pub mod doors;
 pub mod ephemeral;
 pub mod filter;
 pub mod forks;
+pub mod guests;
 pub mod history;
 pub mod inbox;
 pub mod intake;

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{delayed, ephemeral, inbox, presence, profile},
+    rooms::{delayed, ephemeral, guests, inbox, presence, profile},
     store::StoreError,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often to look for what has ended because time has passed.
 const PASSING: Duration = Duration::from_secs(1);
+/// How often to look for rooms that no longer welcome guests.
+const GUESTS: Duration = Duration::from_secs(5);
 /// How long the task that sends delayed events sleeps at most, in milliseconds.
 const LONGEST_WAIT: u64 = 30_000;
 /// How often to look whether the store wants an archive or less dead space.
@@ -31,6 +33,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);
     keep_up(ctx, "showing new profiles in rooms", profiles);
+    keep_up(ctx, "seeing guests out", guests);
 }
 
 fn keep_up<F>(ctx: &Ctx, name: &'static str, task: fn(Ctx) -> F)
@@ -78,6 +81,14 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 /// Finishes what a stop has interrupted, once.
 async fn profiles(ctx: Ctx) -> Result<()> {
     profile::resume(&ctx.rooms).await
+}
+
+/// Sees guests out of rooms that other servers have closed to them.
+async fn guests(ctx: Ctx) -> Result<()> {
+    loop {
+        guests::see_out(&ctx.rooms).await?;
+        tokio::time::sleep(GUESTS).await;
+    }
 }
 
 /// Sends what was to be sent later, when its time has come.

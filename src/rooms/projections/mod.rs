@@ -4,6 +4,7 @@
 //! hangs on [`ON_STATE`] only. The order of a list is the order of its calls.
 
 pub mod device_lists;
+pub mod guests;
 pub mod members;
 pub mod outbox;
 pub mod relations;
@@ -19,4 +20,5 @@ pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
     &[timeline::project, relations::project, search::project, unread::project, outbox::project];
 
 /// Called for every entry of a room's current state that changes.
-pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] = &[members::project, device_lists::project];
+pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] =
+    &[members::project, device_lists::project, guests::project];

@@ -137,6 +137,10 @@ pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
 /// Written by `rooms::profile`.
 pub const PROFILE_JOBS: Table<UserNo, u64> = Table::new("profile_jobs");
 
+/// Rooms that no longer welcome guests, and from which those of this server are not yet seen out. Written by
+/// `rooms::projections::guests`, removed by `rooms::guests`.
+pub const GUESTS_TO_GO: Table<RoomNo, ()> = Table::new("guests_to_go");
+
 /// What somebody has told the admins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportRow {

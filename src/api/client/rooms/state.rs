@@ -1,16 +1,19 @@
 //! The state of a room: all of it, one event of it, and changing it.
 
+use std::borrow::Cow;
+
 use ruma::api::client::state::{
     get_state_event_for_key::{self, v3::StateEventFormat},
     get_state_events, send_state_event,
 };
+use serde::Deserialize;
 
 use super::list;
 use crate::{
     app::Ctx,
     error::Result,
     http::{Reply, User},
-    rooms::{read, send, view::Viewer},
+    rooms::{guests, read, send, view::Viewer},
 };
 
 /// Answers all state that the caller may look at.
@@ -35,8 +38,25 @@ pub async fn get(ctx: Ctx, user: User, req: get_state_event_for_key::v3::Request
 /// Changes the state.
 pub async fn put(ctx: Ctx, user: User, req: send_state_event::v3::Request) -> Result<send_state_event::v3::Response> {
     user.may_act()?;
-    let key = (&*req.event_type.to_string(), &*req.state_key);
+    let kind = req.event_type.to_string();
+    if user.guest && kind == "m.room.member" && joins(req.body.json().get()) {
+        guests::check_may_join(&ctx.rooms, &*ctx.rooms.find(&req.room_id)?)?;
+    }
+    let key = (&*kind, &*req.state_key);
     let (id, ticket) = send::state(&ctx.rooms, &user.id, &req.room_id, key, req.body.json().get(), None)?;
     ticket.published().await?;
+    if kind == "m.room.guest_access" {
+        guests::see_out(&ctx.rooms).await?;
+    }
     Ok(send_state_event::v3::Response::new(id))
+}
+
+/// Whether the content of a member event is that of a join.
+fn joins(content: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Content<'a> {
+        #[serde(borrow)]
+        membership: Option<Cow<'a, str>>,
+    }
+    serde_json::from_str::<Content<'_>>(content).is_ok_and(|content| content.membership.as_deref() == Some("join"))
 }
