@@ -17,7 +17,7 @@ use crate::{
     users::{
         Users,
         accounts::{self, NewAccount},
-        profiles,
+        profiles, resets,
     },
 };
 
@@ -87,6 +87,13 @@ pub async fn set_password(users: &Users, name: &str, password: &str) -> Result<O
     accounts::set_password(users, number, password, None).await?;
     crate::users::devices::remove_all(users, number).await?;
     Ok(id)
+}
+
+/// Makes a link with which somebody sets a new password, once and within a day; gives its address.
+pub async fn reset_link(users: &Users, name: &str) -> Result<String> {
+    let (_, number, _) = existing(users, name)?;
+    let secret = resets::issue(users, number).await?;
+    Ok(format!("{}/_ingle/reset/{secret}", users.config.public_url()))
 }
 
 /// Gives somebody's account up for ever: they leave all rooms and are logged out; the name stays taken.

@@ -1,36 +1,46 @@
-//! The few pages for people: what this is, and how the first person gets an account.
+//! The few pages for people: what this is, how the first person gets an account, how somebody gets a new password, and
+//! what clients show that cannot log in by themselves.
 //!
-//! Plain HTML without scripts, in one sheet of paper that fits a phone. Everything else that people see
-//! of their server is in their client.
+//! Plain HTML in one sheet of paper that fits a phone, without scripts but for the few lines that the specification
+//! asks for. Everything else that people see of their server is in their client.
 
+mod fallback;
+mod login;
+mod reset;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderValue, Method, StatusCode,
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use sha2::{Digest, Sha256};
 
 use crate::{
     app::Ctx,
-    error::Result,
-    http::{Raw, Reply, Routes},
+    error::{Error, Result},
+    http::{Form, Raw, Reply, Routes},
 };
 
 const STYLE: &str = include_str!("pages/style.css");
 /// A flame on a hearth, drawn for this.
 const SIGN: &str = include_str!("pages/sign.svg");
 /// Nothing is loaded from anywhere, nothing runs, and nobody shows the page in a frame of theirs.
-const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'; \
-     base-uri 'none'",
-);
-/// The shortest password that the page takes. Clients may have weaker ideas of their own.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \
+                      frame-ancestors 'none'; base-uri 'none'";
+/// The shortest password that the pages take. Clients may have weaker ideas of their own.
 const SHORTEST: usize = 8;
+/// How large a form may be.
+const FORM: usize = 16 << 10;
 
 /// The pages.
 pub fn routes(to: &mut Routes) {
     to.raw(Method::GET, "/", landing);
     to.raw(Method::GET, "/_ingle/set-up/{secret}", set_up);
-    to.raw(Method::POST, "/_ingle/set-up/{secret}", set_up_done).body_limit(16 << 10).rate_limited();
+    to.raw(Method::POST, "/_ingle/set-up/{secret}", set_up_done).body_limit(FORM).rate_limited();
+    reset::routes(to);
+    fallback::routes(to);
+    login::routes(to);
 }
 
 /// Says that the server runs and what to write into a client.
@@ -68,27 +78,60 @@ async fn set_up_done(ctx: Ctx, (): (), raw: Raw) -> Result<Reply> {
     let form = raw.form().await?;
     // People write their name as one writes names.
     let name = form.field("name").trim().trim_start_matches('@').to_lowercase();
-    let (password, again) = (form.field("password"), form.field("again"));
     let wrong = |status, why: &str| Ok(asking(&ctx, &name, Some(why)).status(status));
-    if password.chars().count() < SHORTEST {
-        return wrong(StatusCode::BAD_REQUEST, &format!("The password needs at least {SHORTEST} characters."));
-    }
-    if password != again {
-        return wrong(StatusCode::BAD_REQUEST, "The two passwords are not the same. Please write them again.");
-    }
+    let password = match chosen_password(&form) {
+        Ok(password) => password,
+        Err(why) => return wrong(StatusCode::BAD_REQUEST, &why),
+    };
     match ctx.invitation.accept(&ctx.users, &secret, &name, password).await {
         Ok(id) => {
             tracing::info!("{id} made the first account and looks after this server");
             Ok(welcome(&ctx, id.as_str()))
         }
-        Err(error) if error.status.is_client_error() => {
-            let mut why = error.message.to_string();
-            if let Some(first) = why.get_mut(..1) {
-                first.make_ascii_uppercase();
-            }
-            wrong(error.status, &format!("{why}."))
-        }
+        Err(error) if error.status.is_client_error() => wrong(error.status, &sentence(&error)),
         Err(error) => Err(error),
+    }
+}
+
+/// The new password that somebody has written twice, or what is wrong with it.
+fn chosen_password(form: &Form) -> Result<String, String> {
+    let (password, again) = (form.field("password"), form.field("again"));
+    if password.chars().count() < SHORTEST {
+        return Err(format!("The password needs at least {SHORTEST} characters."));
+    }
+    match password == again {
+        true => Ok(password),
+        false => Err("The two passwords are not the same. Please write them again.".to_owned()),
+    }
+}
+
+/// What an error says, as a sentence on a page.
+fn sentence(error: &Error) -> String {
+    let mut why = error.message.to_string();
+    if let Some(first) = why.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    format!("{why}.")
+}
+
+/// The fields for a new password.
+fn password_fields() -> Markup {
+    html! {
+        label for="password" { "A password" }
+        input #password name="password" type="password" required minlength=(SHORTEST) maxlength="500"
+            autocomplete="new-password" aria-describedby="hint";
+        p.hint #hint { "At least " (SHORTEST) " characters. A short sentence is easy to remember and hard to guess." }
+        label for="again" { "The password again" }
+        input #again name="again" type="password" required maxlength="500" autocomplete="new-password";
+    }
+}
+
+/// What was wrong with the last attempt.
+fn complaint(wrong: Option<&str>) -> Markup {
+    html! {
+        @if let Some(wrong) = wrong {
+            p.wrong role="alert" { (wrong) }
+        }
     }
 }
 
@@ -100,9 +143,7 @@ fn asking(ctx: &Ctx, name: &str, wrong: Option<&str>) -> Reply {
             h1 { "Welcome home" }
             p { "Your server " strong { (server) } " is running, and nobody lives here yet. Make the first account: it is "
                 "yours, and it looks after the server." }
-            @if let Some(wrong) = wrong {
-                p.wrong role="alert" { (wrong) }
-            }
+            (complaint(wrong))
             form method="post" autocomplete="off" {
                 label for="name" { "Your name" }
                 div.name {
@@ -112,12 +153,7 @@ fn asking(ctx: &Ctx, name: &str, wrong: Option<&str>) -> Reply {
                     span { ":" (server) }
                 }
                 p.hint { "Small letters and digits. It stays as it is; the name that others see can be changed later." }
-                label for="password" { "A password" }
-                input #password name="password" type="password" required minlength=(SHORTEST) maxlength="500"
-                    autocomplete="new-password";
-                p.hint { "At least " (SHORTEST) " characters. A short sentence is easy to remember and hard to guess." }
-                label for="again" { "The password again" }
-                input #again name="again" type="password" required maxlength="500" autocomplete="new-password";
+                (password_fields())
                 button type="submit" { "Make my account" }
             }
         },
@@ -162,6 +198,21 @@ fn settings(url: &str) -> Markup {
 }
 
 fn page(title: &str, content: Markup) -> Reply {
+    written(title, content, None)
+}
+
+/// A page with a script: this very one may run, and ask this server alone.
+fn page_with(title: &str, content: Markup, script: &str) -> Reply {
+    let hash = STANDARD.encode(Sha256::digest(script.as_bytes()));
+    let policy = format!("{POLICY}; script-src 'sha256-{hash}'; connect-src 'self'");
+    let reply = written(title, content, Some(script));
+    match HeaderValue::try_from(policy) {
+        Ok(policy) => reply.header(CONTENT_SECURITY_POLICY, policy),
+        Err(_) => reply,
+    }
+}
+
+fn written(title: &str, content: Markup, script: Option<&str>) -> Reply {
     let text = html! {
         (DOCTYPE)
         html lang="en" {
@@ -179,11 +230,14 @@ fn page(title: &str, content: Markup) -> Reply {
                     (content)
                 }
                 footer { "Ingle, a Matrix homeserver for one household" }
+                @if let Some(script) = script {
+                    script { (PreEscaped(script)) }
+                }
             }
         }
     };
     Reply::html(text.into_string())
-        .header(CONTENT_SECURITY_POLICY, POLICY)
+        .header(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))
         .header(REFERRER_POLICY, HeaderValue::from_static("no-referrer"))
         .header(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
         .header(CACHE_CONTROL, HeaderValue::from_static("no-store"))

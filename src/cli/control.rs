@@ -47,6 +47,11 @@ pub enum Wish {
         /// The new one.
         password: String,
     },
+    /// Make a link with which somebody sets a new password.
+    MakeResetLink {
+        /// Who.
+        name: String,
+    },
     /// Give an account up.
     Deactivate {
         /// Whose.
@@ -170,6 +175,7 @@ async fn attempt(ctx: &Ctx, wish: &Wish) -> error::Result<Value> {
         Wish::AddUser { name, password, admin } => json!(accounts::add(users, name, password.clone(), *admin).await?),
         Wish::ListUsers => json!(accounts::list(users)?),
         Wish::SetPassword { name, password } => json!(accounts::set_password(users, name, password).await?),
+        Wish::MakeResetLink { name } => json!(accounts::reset_link(users, name).await?),
         Wish::MakeArchive => {
             let store = ctx.store.clone();
             let made = tokio::task::spawn_blocking(move || store.archive()).await.map_err(error::Error::internal)?;

@@ -33,6 +33,12 @@ pub enum Command {
         /// The name, such as ann
         name: String,
     },
+    /// Print a link with which a person who has forgotten the password chooses a new one. It works once,
+    /// within a day
+    ResetLink {
+        /// The name, such as ann
+        name: String,
+    },
     /// Give an account up for ever: the person leaves all rooms, and nobody can have the name again
     Deactivate {
         /// The name, such as ann
@@ -61,6 +67,10 @@ pub fn run(config: Config, command: Command) -> Outcome {
             let password = new_password(&name)?;
             let id: OwnedUserId = ask(config, &Wish::SetPassword { name, password })?;
             println!("{id} has the new password, and must log in again everywhere.");
+        }
+        Command::ResetLink { name } => {
+            let link: String = ask(config, &Wish::MakeResetLink { name })?;
+            println!("{link}");
         }
         Command::Deactivate { name, erase, yes } => {
             if !yes && !sure(&name)? {

@@ -13,6 +13,7 @@ pub mod passwords;
 pub mod profiles;
 pub mod push_rules;
 pub mod registration;
+pub mod resets;
 pub mod sessions;
 pub mod tickets;
 pub mod uia;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RoomNo, UserNo};
+use super::{RoomNo, UserNo, devices::TokenKey};
 use crate::store::{Position, Table};
 
 /// An account of this server.
@@ -83,3 +83,17 @@ pub struct RegistrationTokenRow {
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
 }
+
+/// A link with which somebody sets a new password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRow {
+    /// Whose password.
+    #[serde(rename = "u")]
+    pub user: UserNo,
+    /// Until when it holds, in milliseconds since the epoch.
+    #[serde(rename = "x")]
+    pub expires: u64,
+}
+
+/// Such links, by the hash of their secret. Written by `users::resets`.
+pub const PASSWORD_RESETS: Table<TokenKey, ResetRow> = Table::new("password_resets");
