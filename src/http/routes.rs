@@ -170,6 +170,11 @@ impl Routes {
         self
     }
 
+    /// Every path and method with what is known of its route.
+    pub fn each(&self) -> impl Iterator<Item = (&str, &Method, Facts)> {
+        self.0.iter().flat_map(|route| route.paths.iter().map(|path| (path.as_str(), &route.method, route.facts)))
+    }
+
     /// All routes as text: one line per method and path with the handler, sorted.
     pub fn list(&self) -> String {
         let mut lines: Vec<String> = Vec::new();

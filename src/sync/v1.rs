@@ -6,17 +6,24 @@
 //!
 //! Spec: client-server-api#get_matrixclientv3roomsroomidinitialsync, client-server-api#get_matrixclientv3events
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Found, LONGEST_WAIT, Look, Reader, Sync, account, ephemeral,
-    filter::EventFilter,
+    filter::{EventFilter, Filter},
     places::{self, Place, Places},
-    published,
+    presence, published,
+    room::Ask,
     timeline::{Timeline, Window},
+    v3::StateForm,
     wait,
 };
 use crate::{
@@ -77,8 +84,10 @@ pub async fn all(sync: Arc<Sync>, reader: Reader, limit: usize, archived: bool) 
         let mut data = account::data(look, None)?;
         let mut kept = String::new();
         account::write(&mut kept, &data.remove(&GLOBAL).unwrap_or_default(), &EventFilter::default());
-        let (end, rooms) = (look.now, rooms.join(","));
-        let text = format!("{{\"end\":\"{end}\",\"presence\":[],\"rooms\":[{rooms}],\"account_data\":[{kept}]}}");
+        let (end, rooms, people) = (look.now, rooms.join(","), people(look, None)?.join(","));
+        let text = format!(
+            "{{\"end\":\"{end}\",\"presence\":[{people}],\"rooms\":[{rooms}],\"account_data\":[{kept}]}}"
+        );
         Ok(Found::Told(text))
     })
     .await
@@ -94,6 +103,13 @@ async fn on_a_thread(
         read(&Look::new(&sync, &reader, SyncToken::now(&sync.rooms.store))?)
     })
     .await
+}
+
+/// Who is there, or has come and gone since.
+fn people(look: &Look<'_>, since: Option<SyncToken>) -> Result<Vec<String>> {
+    let filter = Filter::default();
+    let ask = Ask { look, filter: &filter, since, full: false, form: StateForm::default() };
+    presence::events(&ask, &BTreeSet::new())
 }
 
 fn snapshot(look: &Look<'_>, place: &Place, limit: usize) -> Result<Option<String>> {
@@ -218,6 +234,7 @@ fn everywhere(sync: &Sync, reader: &Reader, since: SyncToken) -> Result<Found> {
             }
         }
     }
+    stream.notices.extend(people(&look, Some(since))?);
     Ok(stream.answer())
 }
 
@@ -273,7 +290,7 @@ struct Stream<'a> {
     /// Up to here everything is heard.
     until: Position,
     events: BTreeMap<Position, String>,
-    /// Typing and receipts, which have no place in the order.
+    /// Typing, receipts and who is there, which have no place in the order.
     notices: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
 //! What holds for every route.
 
+mod endpoints;
 mod wire;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{EventId, OwnedRoomId, api::client::peeking::get_current_state};
 
-use super::sync::{flag, number, reader};
+use super::sync::{flag, is_there, number, reader};
 use crate::{
     app::Ctx,
     error::{Error, Result},
@@ -42,6 +42,7 @@ async fn stream(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         return Err(Error::new(http::StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", message));
     }
     let ask = v1::Listen { from, timeout, room };
+    let _there = is_there(&ctx, &user, None)?;
     Ok(Reply::json(v1::events(Arc::clone(&ctx.sync), reader(user), ask).await?))
 }
 

@@ -46,7 +46,7 @@ pub async fn v3(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
 }
 
 /// Shows the device as being there, for as long as what this returns is held.
-fn is_there(ctx: &Ctx, user: &User, claim: Option<&str>) -> Result<Option<presence::Waiting>> {
+pub(super) fn is_there(ctx: &Ctx, user: &User, claim: Option<&str>) -> Result<Option<presence::Waiting>> {
     let unknown = || Error::invalid_param("set_presence is online, unavailable or offline");
     let claim = claim.map(|claim| State::parse(claim).ok_or_else(unknown)).transpose()?;
     presence::asks(&ctx.rooms, user.number, &user.device, claim)
