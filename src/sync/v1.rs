@@ -85,9 +85,8 @@ pub async fn all(sync: Arc<Sync>, reader: Reader, limit: usize, archived: bool) 
         let mut kept = String::new();
         account::write(&mut kept, &data.remove(&GLOBAL).unwrap_or_default(), &EventFilter::default());
         let (end, rooms, people) = (look.now, rooms.join(","), people(look, None)?.join(","));
-        let text = format!(
-            "{{\"end\":\"{end}\",\"presence\":[{people}],\"rooms\":[{rooms}],\"account_data\":[{kept}]}}"
-        );
+        let text =
+            format!("{{\"end\":\"{end}\",\"presence\":[{people}],\"rooms\":[{rooms}],\"account_data\":[{kept}]}}");
         Ok(Found::Told(text))
     })
     .await

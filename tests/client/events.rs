@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, User, bodies, in_room, quoted, server, server_with};
+use crate::harness::{Answer, Server, User, bodies, in_room, quoted, server, server_with};
 
 const EVENTS: &str = "/_matrix/client/v3/events";
 const ALL: &str = "/_matrix/client/v3/initialSync";
@@ -11,13 +11,18 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
+/// A server on which nobody is told who is there.
+async fn quiet() -> Server {
+    server_with(|config| config.presence.enabled = false).await
+}
+
 async fn after(user: &User, token: &str, rest: &str) -> Answer {
     user.get(&format!("{EVENTS}?from={token}&{rest}")).await
 }
 
 #[tokio::test]
 async fn a_room_is_shown_with_its_newest_messages_and_its_state() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let room = ann.create_room().invite(&bob).with("visibility", "public").with("name", "Kitchen").await;
     for nth in 0..12 {
         ann.say(&room, &format!("soup {nth}")).await;
@@ -42,7 +47,7 @@ async fn a_room_is_shown_with_its_newest_messages_and_its_state() {
 
 #[tokio::test]
 async fn who_has_left_sees_the_room_as_it_was_then() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let room = ann.create_room().invite(&bob).await;
     bob.join(&room).await.ok();
     ann.say(&room, "before").await;
@@ -60,7 +65,7 @@ async fn who_has_left_sees_the_room_as_it_was_then() {
 
 #[tokio::test]
 async fn all_rooms_are_shown_and_then_followed() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let kitchen = ann.create_room().invite(&bob).await;
     bob.join(&kitchen).await.ok();
     ann.say(&kitchen, "soup").await;
@@ -94,7 +99,7 @@ async fn all_rooms_are_shown_and_then_followed() {
 
 #[tokio::test]
 async fn a_long_stream_comes_in_parts_without_gaps() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let (kitchen, cellar) = (ann.create_room().invite(&bob).await, ann.create_room().invite(&bob).await);
     bob.join(&kitchen).await.ok();
     bob.join(&cellar).await.ok();
@@ -116,7 +121,7 @@ async fn a_long_stream_comes_in_parts_without_gaps() {
 
 #[tokio::test]
 async fn typing_and_receipts_come_with_the_stream() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let room = ann.create_room().invite(&bob).await;
     bob.join(&room).await.ok();
     let event = ann.say(&room, "soup").await;
@@ -131,7 +136,11 @@ async fn typing_and_receipts_come_with_the_stream() {
 
 #[tokio::test]
 async fn the_world_may_follow_what_it_may_read() {
-    let server = server_with(|config| config.registration.guests = true).await;
+    let server = server_with(|config| {
+        config.registration.guests = true;
+        config.presence.enabled = false;
+    })
+    .await;
     let (ann, bob) = server.with_users("ann", "bob").await;
     let guest = server.with_guest().await;
     let secret = ann.create_room().await;
@@ -170,7 +179,7 @@ async fn the_world_may_follow_what_it_may_read() {
 
 #[tokio::test]
 async fn one_event_is_found_in_any_room_that_one_may_look_into() {
-    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let (ann, bob) = quiet().await.with_users("ann", "bob").await;
     let room = ann.create_room().await;
     let event = ann.say(&room, "soup").await;
     let path = format!("{EVENTS}/{}", quoted(&event));
@@ -179,4 +188,22 @@ async fn one_event_is_found_in_any_room_that_one_may_look_into() {
     ann.get(&format!("{EVENTS}/$nothing")).await.is("404 M_NOT_FOUND");
     ann.get(&format!("{EVENTS}/nothing")).await.is("400 M_INVALID_PARAM");
     ann.get(&format!("{EVENTS}?from=nonsense")).await.is("400 M_INVALID_PARAM");
+}
+
+#[tokio::test]
+async fn who_is_there_is_told_as_well() {
+    let (ann, bob) = server().await.with_users("ann", "bob").await;
+    let room = ann.create_room().invite(&bob).await;
+    bob.join(&room).await.ok();
+    let status = format!("/_matrix/client/v3/presence/{}/status", bob.id);
+    bob.put(&status, json!({ "presence": "online", "status_msg": "cooking" })).await.ok();
+    let all = ann.get(ALL).await.ok();
+    let of_bob = |events: &Value| {
+        let mut events = events.as_array().into_iter().flatten();
+        events.find(|event| event["sender"] == bob.id.as_str() && event["type"] == "m.presence").cloned()
+    };
+    assert_eq!(of_bob(&all["presence"]).expect("bob")["content"]["status_msg"], "cooking");
+    bob.put(&status, json!({ "presence": "online", "status_msg": "eating" })).await.ok();
+    let heard = after(&ann, text(&all, "end"), "timeout=0").await.ok();
+    assert_eq!(of_bob(&heard["chunk"]).expect("bob")["content"]["status_msg"], "eating");
 }
