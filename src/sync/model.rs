@@ -1,5 +1,6 @@
 //! Readers who fold what they are told, against rooms in which anything happens: nothing is skipped and
-//! nothing is told twice, whatever the filters, with lost answers, restarts, and writers at the same time.
+//! nothing is told twice, whatever the filters, with lost answers, restarts, a restored backup, and writers at the
+//! same time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -397,5 +398,32 @@ fn nothing_is_lost_between_writers_and_readers_who_run_at_the_same_time() {
         });
         world = World { readers: readers.collect(), rooms, house };
     }
+    world.check();
+}
+
+#[test]
+fn after_a_restore_readers_are_told_everything_and_go_on_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    let mut world = World::new(Store::open(Options::new(&old)).unwrap());
+    let mut dice = Dice(11);
+    let mut acts = |world: &mut World| {
+        for _ in 0..80 {
+            let deed = DEEDS[dice.roll(DEEDS.len())];
+            world.step(Step::Act(deed, dice.roll(PEOPLE.len()), dice.roll(ROOMS), dice.roll(PEOPLE.len())));
+            world.step(Step::Sync(dice.roll(2 * PEOPLE.len()), true));
+        }
+    };
+    acts(&mut world);
+    let archive = world.house.rooms().store.archive().unwrap();
+    // What happens now will never have happened, though readers hear of it.
+    acts(&mut world);
+    Store::restore(&Options::new(&new), &archive).unwrap();
+    world.restart(Store::open(Options::new(&new)).unwrap());
+    for reader in &mut world.readers {
+        reader.rooms.clear();
+    }
+    world.check();
+    acts(&mut world);
     world.check();
 }

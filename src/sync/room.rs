@@ -128,10 +128,7 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
     let state = choice.select(&timeline, wanted, members)?;
     let (receipts, ephemeral) = ephemeral(ask, place, fresh)?;
     let data = if fresh && since.is_some() { account::of_room(look, place.room)? } else { data };
-    let mut account_data = String::new();
-    if ask.filter.room.account_data.wants_room(place.id.as_str()) {
-        account::write(&mut account_data, &data, &ask.filter.room.account_data);
-    }
+    let account_data = write_account_data(ask, place, &data);
     let quiet = timeline.events.is_empty() && !timeline.limited && state.is_empty() && summary.is_none();
     if quiet && !whole && ephemeral.is_empty() && account_data.is_empty() && !receipts {
         return Ok(None);
@@ -189,8 +186,7 @@ pub fn left(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> 
         let choice = Choice { ask, place, changes: &changes, whole, moved: BTreeSet::new() };
         state = choice.select(&timeline, wanted, members)?;
     }
-    let mut account_data = String::new();
-    account::write(&mut account_data, &data, &ask.filter.room.account_data);
+    let account_data = write_account_data(ask, place, &data);
     let mut out = String::from("{");
     write_timeline(ask, &timeline, &mut out)?;
     write_state(ask, &state, &mut out)?;
@@ -235,6 +231,16 @@ fn ephemeral(ask: &Ask<'_>, place: &Place, fresh: bool) -> Result<(bool, String)
         }
     }
     Ok((receipts.own, out))
+}
+
+/// What the reader keeps about the room, without brackets.
+fn write_account_data(ask: &Ask<'_>, place: &Place, data: &Data) -> String {
+    let filter = &ask.filter.room.account_data;
+    let mut out = String::new();
+    if filter.wants_room(place.id.as_str()) {
+        account::write(&mut out, data, filter);
+    }
+    out
 }
 
 fn write_timeline(ask: &Ask<'_>, timeline: &Timeline, out: &mut String) -> Result<()> {

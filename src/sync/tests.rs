@@ -531,3 +531,83 @@ async fn an_invite_into_a_room_elsewhere_comes_and_goes() {
     let own = &answer["rooms"][room.id.as_str()]["required_state"][0];
     assert_eq!((&own["content"]["membership"], &answer["txn_id"]), (&json!("leave"), &json!("last")));
 }
+
+#[tokio::test]
+async fn a_timeline_of_no_events_shows_where_they_are() {
+    let (house, ann, _) = two();
+    let room = ann.opens();
+    ann.says(&room, "one");
+    let ann = ann.filtered(json!({ "room": { "timeline": { "limit": 0 } } }));
+    let first = ann.sync().await;
+    let timeline = &first.joined(&room)["timeline"];
+    assert_eq!((&timeline["events"], &timeline["limited"]), (&json!([]), &json!(true)));
+    let cursor = Cursor::parse(timeline["prev_batch"].as_str().unwrap()).unwrap();
+    let page = history::page(house.rooms(), room.number, Direction::Backward, cursor, None, 1, |_| Ok(true)).unwrap();
+    assert_eq!(page.events[0].event.content_field::<String>("body").as_deref(), Some("one"));
+    assert!(first.keys(&room, "state").contains(&"create".to_owned()));
+    assert!(ann.sync().await.is_empty());
+    ann.names(&room, "Kitchen");
+    let next = ann.sync().await;
+    assert_eq!((next.keys(&room, "timeline"), next.keys(&room, "state")), (vec![], vec!["name".to_owned()]));
+}
+
+#[tokio::test]
+async fn who_knocks_sees_that_they_did_and_what_came_of_it() {
+    let (_house, ann, bob) = two();
+    let room = ann.creates(|request| request.name = Some("Kitchen".into()));
+    ann.sets(&room, "m.room.join_rules", "", json!({ "join_rule": "knock" }));
+    bob.sync().await;
+    bob.sets(&room, "m.room.member", bob.id().as_str(), json!({ "membership": "knock", "reason": "It rains" }));
+    let answer = bob.sync().await;
+    let state = keys(&answer.room("knock", &room)["knock_state"]);
+    for key in ["create", "join_rules", "name", &format!("member {}", bob.id())] {
+        assert!(state.contains(&key.to_owned()), "{key} is not in {state:?}");
+    }
+    assert!(answer.joined(&room).is_null() && answer.room("invite", &room).is_null());
+    assert!(bob.sync().await.is_empty());
+    ann.sets(&room, "m.room.member", bob.id().as_str(), json!({ "membership": "leave" }));
+    let answer = bob.sync().await;
+    assert_eq!(keys(&answer.room("leave", &room)["timeline"]), [format!("member {}", bob.id())]);
+    assert!(events(&answer.room("leave", &room)["state"]).is_empty());
+}
+
+#[tokio::test]
+async fn only_what_somebody_answered_is_shown_on_request() {
+    let (house, ann, bob) = two();
+    let room = ann.opens();
+    bob.joins(&room);
+    let (root, other) = (ann.says(&room, "root"), ann.says(&room, "other"));
+    for (person, kind, event) in [(&bob, "m.thread", &root), (&ann, "m.reference", &other)] {
+        let relation = json!({ "rel_type": kind, "event_id": event.event_id });
+        person.sends_json(
+            &room,
+            "m.room.message",
+            json!({ "msgtype": "m.text", "body": "re", "m.relates_to": relation }),
+        );
+    }
+    let sees = async |filter: Value| {
+        let ann = house.person("ann").filtered(json!({ "room": { "timeline": filter } }));
+        ann.sync().await.messages(&room).join(" ")
+    };
+    assert_eq!(sees(json!({ "related_by_rel_types": ["m.thread"] })).await, "root");
+    assert_eq!(sees(json!({ "related_by_senders": [ann.id()] })).await, "other");
+    let both = json!({ "related_by_senders": [ann.id()], "related_by_rel_types": ["m.thread"] });
+    assert_eq!(sees(both).await, "");
+}
+
+#[tokio::test]
+async fn what_one_keeps_about_a_room_is_filtered_by_room() {
+    let (_house, ann, bob) = two();
+    let (room, left) = (ann.opens(), ann.opens());
+    bob.joins(&room);
+    bob.joins(&left);
+    let bob = bob.filtered(json!({ "room": { "account_data": { "not_rooms": [room.id, left.id] } } }));
+    bob.sync().await;
+    for place in [&room, &left] {
+        bob.keeps(Some(place), "m.tag", json!({ "tags": {} }));
+    }
+    bob.leaves(&left);
+    let answer = bob.sync().await;
+    assert!(answer.joined(&room).is_null());
+    assert_eq!(answer.room("leave", &left)["account_data"]["events"], json!([]));
+}

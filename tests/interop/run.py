@@ -24,6 +24,7 @@ from scenes.doors import doors
 from scenes.element_x import element_x
 from scenes.federation import federation
 from scenes.keys import keys
+from scenes.meeting import meeting
 from scenes.moving import moving
 from scenes.outages import outages
 from scenes.past import past, versions
@@ -38,6 +39,7 @@ from scenes.threads import threads
 SCENES = {
     "nio": (conversation, dict(ann="nio", bob="nio")),
     "js": (conversation, dict(ann="js", bob="js")),
+    "nio-r0": (conversation, dict(ann="nio-r0", bob="nio-r0", encrypted=True)),
     "nio-js-tls": (conversation, dict(ann="nio", bob="js", tls=True)),
     "js-nio-tls": (conversation, dict(ann="js", bob="nio", tls=True)),
     "nio-js-encrypted": (conversation, dict(ann="nio", bob="js", encrypted=True)),
@@ -45,6 +47,7 @@ SCENES = {
     "sdk": (conversation, dict(ann="sdk", bob="sdk")),
     "sdk-js-encrypted": (conversation, dict(ann="sdk", bob="js", encrypted=True, tls=True)),
     "element-x": (element_x, dict()),
+    "meeting": (meeting, dict()),
     "nio-absence": (absence, dict(ann="nio", bob="nio")),
     "js-absence": (absence, dict(ann="js", bob="js")),
     "spaces": (spaces, dict()),

@@ -61,8 +61,16 @@ class Folded:
         }
 
 
+class OldClient(nio.AsyncClient):
+    """Speaks as clients did before version 1.1 of the specification."""
+
+    async def send(self, method, path, *args, **named):
+        return await super().send(method, path.replace("/_matrix/client/v3/", "/_matrix/client/r0/"), *args, **named)
+
+
 class NioPerson(Person):
     kind = "nio"
+    client_kind = nio.AsyncClient
 
     def __init__(self, *args, **named):
         super().__init__(*args, **named)
@@ -81,7 +89,7 @@ class NioPerson(Person):
         config = nio.AsyncClientConfig(
             encryption_enabled=self.crypto, max_timeout_retry_wait_time=0.5, max_limit_exceeded=0, request_timeout=30
         )
-        client = nio.AsyncClient(
+        client = self.client_kind(
             self.url, self.user_id, store_path=str(store), config=config, ssl=self.server.trust() if self.tls else None
         )
         client.add_response_callback(self._synced, nio.SyncResponse)
@@ -218,3 +226,8 @@ class NioPerson(Person):
 
     async def deliveries(self):
         return self.delivered
+
+
+class OldNioPerson(NioPerson):
+    kind = "nio-r0"
+    client_kind = OldClient

@@ -289,6 +289,14 @@ class Person:
         """The room's messages become exactly these."""
         await until_equal(f"{self!r} sees", lambda: self.transcript(room), dedent(text))
 
+    async def sees_last(self, room, line):
+        """The newest message of the room becomes this."""
+
+        async def last():
+            return (await self.transcript(room)).splitlines()[-1:]
+
+        await until_equal(f"{self!r} sees last", last, [line])
+
     async def sees_invite(self, room):
         await until(f"{self!r} is invited", lambda: self._looks(room, "membership", "invite"))
 

@@ -7,7 +7,7 @@ from .line_person import LinePerson, verbs
 from .wait import until_equal
 
 
-@verbs("stop mark_unread favour room_list sync_state make_recovery_key recover is_verified")
+@verbs("stop mark_unread favour room_list sync_state notification make_recovery_key recover is_verified")
 class SdkPerson(LinePerson):
     kind = "sdk"
 
@@ -22,6 +22,10 @@ class SdkPerson(LinePerson):
     async def create_room(self, name=None, invite=(), encrypted=False, **more):
         options = {"invite": [person.user_id for person in invite], "name": name, "encrypted": encrypted, **more}
         return await self._do("create_room", options)
+
+    async def devices_of(self, person):
+        """The devices that would be sent keys: ID -> whether this device trusts it."""
+        return await self._do("devices_of", person.user_id)
 
     async def filter_list(self, name, text=""):
         """Shows some rooms in the list only."""

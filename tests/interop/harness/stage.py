@@ -6,12 +6,12 @@ import os
 import trustme
 
 from .js_person import JsPerson
-from .nio_person import NioPerson
+from .nio_person import NioPerson, OldNioPerson
 from .sdk_person import SdkPerson
 from .server import Ingle
 from .synapse import Synapse
 
-KINDS = {"nio": NioPerson, "js": JsPerson, "sdk": SdkPerson}
+KINDS = {"nio": NioPerson, "nio-r0": OldNioPerson, "js": JsPerson, "sdk": SdkPerson}
 
 
 class Stage:

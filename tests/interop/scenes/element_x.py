@@ -1,6 +1,6 @@
 """What a day with Element X is: the room list over sliding sync, people who talk, a phone without a network."""
 
-from harness.wait import until
+from harness.wait import until, until_equal
 
 
 async def element_x(stage):
@@ -31,8 +31,10 @@ async def element_x(stage):
     await bob.sees_list("The hearth")
     await bob.filter_list("all")
 
-    # Unread, until Bob looks.
+    # A push tells two IDs; the client asks for the rest. Unread, until Bob looks.
     hello = await ann.say(hearth, "Hello Bob")
+    shown = {"room": "The hearth", "sender": None, "direct": False, "encrypted": True, "noisy": True, "members": 2}
+    await until_equal("Bob is notified", lambda: bob.notification(hearth, hello), shown)
     await bob.sees_in_list(hearth, messages=1)
     await bob.filter_list("unread")
     await bob.sees_list("The hearth")

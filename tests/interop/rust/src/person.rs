@@ -160,6 +160,11 @@ impl App {
         *self.sync.lock().await = None;
     }
 
+    /// The sync service, once it was started.
+    pub async fn service(&self) -> Result<Arc<SyncService>> {
+        Ok(self.sync.lock().await.clone().ok_or("the app does not sync")?)
+    }
+
     /// The state of the sync service.
     pub async fn sync_state(&self) -> Option<String> {
         let sync = self.sync.lock().await;

@@ -1,6 +1,6 @@
 //! What the person can do and see.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use matrix_sdk::{
     RoomMemberships, RoomState,
@@ -23,7 +23,10 @@ use matrix_sdk::{
     },
     send_queue::RoomSendQueueUpdate,
 };
-use matrix_sdk_ui::timeline::{EventTimelineItem, MsgLikeKind, Timeline, TimelineEventItemId, TimelineItemContent};
+use matrix_sdk_ui::{
+    notification_client::{NotificationClient, NotificationProcessSetup, NotificationStatus},
+    timeline::{EventTimelineItem, MsgLikeKind, Timeline, TimelineEventItemId, TimelineItemContent},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -50,7 +53,10 @@ pub async fn run(person: &Person, verb: &str, args: &[Value]) -> Result<Value> {
             app.client.matrix_auth().login_username(text(0)?, text(1)?).initial_device_display_name("sdk").await?;
             session(person, &app)?
         }
-        "logout" => app.client.logout().await.map(|()| Value::Null)?,
+        "logout" => {
+            app.stop().await;
+            app.client.logout().await.map(|()| Value::Null)?
+        }
         "start" => app.start().await.map(|()| Value::Null)?,
         "stop" => {
             app.stop().await;
@@ -116,8 +122,18 @@ pub async fn run(person: &Person, verb: &str, args: &[Value]) -> Result<Value> {
         "room_list" => json!(app.list.shown().await?),
         "filter_list" => app.list.filter(text(0)?, text(1).unwrap_or_default()).map(|()| Value::Null)?,
         "sync_state" => json!(app.sync_state().await),
+        "notification" => notification(&app, text(0)?, text(1)?).await?,
         "make_recovery_key" => json!(app.client.encryption().recovery().enable().wait_for_backups_to_upload().await?),
         "recover" => app.client.encryption().recovery().recover(text(0)?).await.map(|()| Value::Null)?,
+        "devices_of" => {
+            let devices = app.client.encryption().get_user_devices(&UserId::parse(text(0)?)?).await?;
+            json!(
+                devices
+                    .devices()
+                    .map(|device| (device.device_id().to_string(), device.is_verified()))
+                    .collect::<BTreeMap<_, _>>()
+            )
+        }
         "is_verified" => {
             let device = app.client.encryption().get_own_device().await?;
             json!(device.is_some_and(|device| device.is_cross_signed_by_owner()))
@@ -279,6 +295,18 @@ fn message(item: &EventTimelineItem) -> Option<Value> {
         "removed": matches!(content.kind, MsgLikeKind::Redacted),
         "unreadable": matches!(content.kind, MsgLikeKind::UnableToDecrypt(_)),
         "reactions": reactions,
+    }))
+}
+
+/// What a notification says that was pushed with nothing but the IDs of room and event.
+async fn notification(app: &App, room: &str, event: &str) -> Result<Value> {
+    let setup = NotificationProcessSetup::SingleProcess { sync_service: app.service().await? };
+    let client = NotificationClient::new(app.client.clone(), setup).await?;
+    let status = client.get_notification(&RoomId::parse(room)?, &EventId::parse(event)?).await?;
+    let NotificationStatus::Event(item) = status else { return Ok(json!(format!("{status:?}"))) };
+    Ok(json!({
+        "room": item.room_computed_display_name, "sender": item.sender_display_name, "direct": item.is_direct_message_room,
+        "encrypted": item.is_room_encrypted, "noisy": item.is_noisy, "members": item.joined_members_count,
     }))
 }
 
