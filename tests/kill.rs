@@ -16,7 +16,7 @@ use ingle::store::{Options, Store, StoreError, Table};
 
 /// Each Write sets a row of both tables: what is in one has to be in the other.
 const LEFT: Table<(u64, u64), String> = Table::new("left");
-const RIGHT: Table<(u64, u64), String> = Table::new("right").compressed();
+const RIGHT: Table<(u64, u64), String> = Table::new("right");
 /// And the number of its writer's newest row.
 const NEWEST: Table<u64, u64> = Table::new("newest");
 

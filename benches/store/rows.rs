@@ -10,7 +10,7 @@ pub struct Event {
     json: String,
 }
 
-pub const EVENTS: Table<u64, Event> = Table::new("events").compressed();
+pub const EVENTS: Table<u64, Event> = Table::new("events");
 pub const NUMBERS: Table<String, u64> = Table::new("event_numbers");
 pub const TIMELINE: Table<(u64, u64), u64> = Table::new("timeline");
 pub const HISTORY: Table<(u64, u64, u64), u64> = Table::new("history");

@@ -1,12 +1,15 @@
-//! Values of tables that are compressed: zstd with a dictionary of what events are made of.
+//! How the engine keeps long values: zstd with a dictionary of what events are made of.
 //!
 //! A single event is too short for compression to find anything in it twice; the dictionary is what
 //! it is compared with. It is a part of the on-disk format: it may get a successor, with a number of
-//! its own, but never change.
+//! its own, but never change. Only the engine's files hold values like this: the journal, the digests and
+//! the archives have them as they are.
 //!
 //! ```text
-//! value = 0 bytes | 1 length:LEB128 frame
+//! stored = value | 255 0 value | 255 1 length:LEB128 frame
 //! ```
+//!
+//! A value is CBOR, and no CBOR begins with 255.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -25,6 +28,10 @@ const LONGEST: usize = 1 << 20;
 /// So many contexts are kept to be used again; they take more memory than what they work on.
 const KEPT: usize = 4;
 
+/// Values that are shorter stay as they are.
+const SHORT: usize = 100;
+
+const MARK: u8 = 255;
 const PLAIN: u8 = 0;
 const PACKED: u8 = 1;
 
@@ -34,39 +41,49 @@ static COMPRESSORS: Mutex<Vec<Compressor<'static>>> = Mutex::new(Vec::new());
 static DECOMPRESSORS: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
 
 /// The bytes as they are stored.
-pub(super) fn pack(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 2 + 16);
-    out.push(PACKED);
-    put(&mut out, bytes.len() as u64);
-    match compressed(bytes) {
-        Some(frame) if bytes.len() <= LONGEST && out.len() + frame.len() <= bytes.len() => out.extend(frame),
-        _ => {
-            out.clear();
-            out.push(PLAIN);
-            out.extend_from_slice(bytes);
+pub(super) fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if (SHORT..=LONGEST).contains(&bytes.len())
+        && let Some(frame) = compressed(bytes)
+    {
+        let mut out = Vec::with_capacity(frame.len() + 8);
+        out.extend([MARK, PACKED]);
+        put(&mut out, bytes.len() as u64);
+        out.extend(frame);
+        if out.len() < bytes.len() {
+            return out.into();
         }
     }
-    out
+    match bytes.first() {
+        Some(&MARK) => [&[MARK, PLAIN], bytes].concat().into(),
+        _ => bytes.into(),
+    }
 }
 
-/// The bytes behind what is stored; nothing if it was not stored by [`pack`].
-pub(super) fn unpack(stored: &[u8]) -> Option<Cow<'_, [u8]>> {
-    match stored.split_first()? {
-        (&PLAIN, bytes) => Some(Cow::Borrowed(bytes)),
-        (&PACKED, rest) => {
-            let mut input = Input(rest);
-            let length = usize::try_from(input.number()?).ok().filter(|length| *length <= LONGEST)?;
-            let kept = DECOMPRESSORS.lock().pop();
-            let mut context = match kept {
-                Some(context) => context,
-                None => Decompressor::with_prepared_dictionary(&DECODER).ok()?,
-            };
-            let bytes = context.decompress(input.0, length).ok();
-            keep(&DECOMPRESSORS, context);
-            bytes.filter(|bytes| bytes.len() == length).map(Cow::Owned)
-        }
-        _ => None,
+/// The bytes behind what is stored, if they are not the same; an error if it was not stored by [`pack`].
+pub(super) fn unpack(stored: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
+    match stored {
+        [MARK, PLAIN, bytes @ ..] => Ok(Some(bytes.to_vec())),
+        [MARK, PACKED, rest @ ..] => decompressed(rest).map(Some).ok_or(Unreadable),
+        [MARK, ..] => Err(Unreadable),
+        _ => Ok(None),
     }
+}
+
+/// A value that was damaged, or stored by a newer version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unreadable;
+
+fn decompressed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut input = Input(bytes);
+    let length = usize::try_from(input.number()?).ok().filter(|length| *length <= LONGEST)?;
+    let kept = DECOMPRESSORS.lock().pop();
+    let mut context = match kept {
+        Some(context) => context,
+        None => Decompressor::with_prepared_dictionary(&DECODER).ok()?,
+    };
+    let bytes = context.decompress(input.0, length).ok();
+    keep(&DECOMPRESSORS, context);
+    bytes.filter(|bytes| bytes.len() == length)
 }
 
 fn compressed(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -102,19 +119,26 @@ pub(super) mod tests {
 
     use super::*;
 
+    /// Short and long values, also some that begin like stored ones.
+    fn values() -> impl Strategy<Value = Vec<u8>> {
+        let long = (any::<u8>(), 0..400usize).prop_map(|(byte, length)| vec![byte; length]);
+        let marked = any::<Vec<u8>>().prop_map(|bytes| [vec![MARK], bytes].concat());
+        prop_oneof![any::<Vec<u8>>(), long, marked]
+    }
+
     proptest! {
         #[test]
-        fn what_was_packed_is_unpacked(bytes: Vec<u8>) {
+        fn what_was_packed_is_unpacked(bytes in values()) {
             let stored = pack(&bytes);
-            prop_assert!(stored.len() <= bytes.len() + 1);
-            let unpacked = unpack(&stored);
-            prop_assert_eq!(unpacked.as_deref(), Some(&bytes[..]));
+            prop_assert!(stored.len() <= bytes.len() + 2);
+            let unpacked = unpack(&stored).unwrap();
+            prop_assert_eq!(unpacked.as_deref().unwrap_or(&stored), &bytes[..]);
         }
 
         #[test]
         fn any_bytes_are_unpacked_or_refused(mut bytes: Vec<u8>) {
             let _ = unpack(&bytes);
-            bytes.splice(0..0, [PACKED, 100]);
+            bytes.splice(0..0, [MARK, PACKED, 100]);
             let _ = unpack(&bytes);
         }
     }

@@ -1,11 +1,15 @@
 //! A new generation while the store runs: the live rows are copied, and what was written meanwhile is
 //! replayed behind them. That is how space is given back, which the engine never does by itself.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     StoreError, Usage, digest, disk,
-    engine::{Engine, EngineError},
+    engine::{Bytes, Engine, EngineError},
+    home,
     keeper::Keeper,
     manifest,
     open::replay,
@@ -40,13 +44,18 @@ impl Keeper {
         let old = self.core.engine();
         let mut count = 0;
         for table in old.tables() {
-            for row in old.range(&table, Vec::new(), None) {
-                let (key, value) = row?;
-                new.apply(&table, &key, Some(&value))?;
-                count += 1;
-                if count % 1024 == 0 {
-                    step.at(count);
+            let mut rows = old.range(&table, Vec::new(), None).rev();
+            loop {
+                let some = take(&mut rows)?;
+                if some.is_empty() {
+                    break;
                 }
+                // The engine divides a page when it is full, and leaves both halves half empty when rows come in
+                // order. If every second row comes first, the others find room in what the first have left.
+                let (first, second) = (some.iter().step_by(2), some.iter().skip(1).step_by(2));
+                first.chain(second).try_for_each(|(key, value)| new.apply(&table, key, Some(value)))?;
+                count += some.len() as u64;
+                step.at(count);
             }
         }
         drop(old);
@@ -110,7 +119,21 @@ impl Keeper {
     /// Whether so much journal is kept that an archive is worth its while.
     pub fn wants_archive(&self) -> Result<bool, StoreError> {
         let usage = self.usage()?;
-        Ok(usage.journal > JOURNAL.max(usage.bytes / 2))
+        Ok(usage.journal > JOURNAL.max(usage.bytes / 3))
+    }
+
+    /// The newest archive that was proved.
+    pub fn newest_archive(&self) -> Option<PathBuf> {
+        let manifest = self.manifest.lock();
+        manifest.archive.as_ref().map(|note| self.options.archive_folder().join(&note.file))
+    }
+
+    /// What lies in the folder of what was found damaged.
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(home::shelf(&self.options.folder)).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort_unstable();
+        paths
     }
 
     /// What the store takes on the disk.
@@ -128,6 +151,23 @@ impl Keeper {
     }
 }
 
+/// The next rows, as many as may be in memory at once; none at the end.
+fn take(
+    rows: &mut impl Iterator<Item = Result<(Bytes, Bytes), EngineError>>,
+) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    while some.len() < ROWS_AT_ONCE && bytes < BYTES_AT_ONCE {
+        let Some(row) = rows.next() else { break };
+        let (key, value) = row?;
+        bytes += key.len() + value.len();
+        some.push((key, value));
+    }
+    Ok(some)
+}
+
+/// How many rows are in memory at once while they are copied, and how many bytes of them.
+const ROWS_AT_ONCE: usize = 4_096;
+const BYTES_AT_ONCE: usize = 2 << 20;
 /// What a row takes in the engine besides its bytes, roughly.
 const ROW: u64 = 16;
 /// An engine that takes less than this is never copied for its size.

@@ -2,7 +2,8 @@
 //!
 //! sled never decides what is durable: it holds what the journal has already made durable, and is
 //! rebuilt when it cannot be trusted. So there are no transactions here, no flush per write, and no
-//! background thread that cleans up; space is given back by copying into a new folder.
+//! background thread that cleans up; space is given back by copying into a new folder. Long values are
+//! compressed on their way into its files ([`compress`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +18,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::{
+    compress,
     digest::{Digest, Digests, set},
     disk,
 };
@@ -55,6 +57,18 @@ impl From<std::io::Error> for EngineError {
 pub(super) enum Bytes {
     Engine(sled::IVec),
     Shared(Arc<[u8]>),
+    Unpacked(Vec<u8>),
+}
+
+impl Bytes {
+    /// The value behind what the engine's files hold.
+    fn unpack(stored: sled::IVec) -> Result<Self, EngineError> {
+        match compress::unpack(&stored) {
+            Ok(None) => Ok(Self::Engine(stored)),
+            Ok(Some(bytes)) => Ok(Self::Unpacked(bytes)),
+            Err(compress::Unreadable) => Err(EngineError("a value is damaged".into())),
+        }
+    }
 }
 
 impl Deref for Bytes {
@@ -64,6 +78,7 @@ impl Deref for Bytes {
         match self {
             Self::Engine(bytes) => bytes,
             Self::Shared(bytes) => bytes,
+            Self::Unpacked(bytes) => bytes,
         }
     }
 }
@@ -122,7 +137,7 @@ impl Engine {
     pub fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         match self {
             Self::Disk(disk) => match disk.trees.read().get(table) {
-                Some(tree) => Ok(tree.get(key)?.map(Bytes::Engine)),
+                Some(tree) => tree.get(key)?.map(Bytes::unpack).transpose(),
                 None => Ok(None),
             },
             Self::Memory(tables) => {
@@ -158,7 +173,7 @@ impl Engine {
             Self::Disk(disk) => {
                 let tree = disk.tree(table)?;
                 match value {
-                    Some(value) => drop(tree.insert(key, value)?),
+                    Some(value) => drop(tree.insert(key, &*compress::pack(value))?),
                     None => drop(tree.remove(key)?),
                 }
             }
@@ -264,14 +279,13 @@ type Row = Result<(Bytes, Bytes), EngineError>;
 
 impl Range {
     fn disk(&mut self, row: Option<sled::Result<(sled::IVec, sled::IVec)>>) -> Option<Row> {
-        match row? {
-            Ok((key, value)) => Some(Ok((Bytes::Engine(key), Bytes::Engine(value)))),
+        let row = row?.map_err(EngineError::from);
+        let row = row.and_then(|(key, value)| Ok((Bytes::Engine(key), Bytes::unpack(value)?)));
+        if row.is_err() {
             // A damaged page would be reported again and again, for ever.
-            Err(error) => {
-                *self = Self::None;
-                Some(Err(error.into()))
-            }
+            *self = Self::None;
         }
+        Some(row)
     }
 
     fn memory(&mut self, back: bool) -> Option<Row> {

@@ -1,21 +1,18 @@
 //! A table is a typed constant: `pub const MEMBERS: Table<(RoomNo, UserNo), Member> = Table::new("members");`
 //!
 //! The constant stands beside its record in [`super::schema`] and says what a row means and who
-//! writes it. Values are CBOR; a table that is [`Table::compressed`] keeps them zstd-compressed with
-//! the built-in dictionary.
+//! writes it. Values are CBOR.
 
 use std::marker::PhantomData;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{StoreError, compress, key::Key};
+use super::{StoreError, key::Key};
 
 /// The name and types of one sled tree.
 pub struct Table<K, V> {
     /// The name of the tree on disk.
     pub name: &'static str,
-    /// Whether values are compressed.
-    pub compressed: bool,
     types: PhantomData<fn(K) -> V>,
 }
 
@@ -30,13 +27,7 @@ impl<K, V> Copy for Table<K, V> {}
 impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     /// A table of this name.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, compressed: false, types: PhantomData }
-    }
-
-    /// The same table with compressed values.
-    pub const fn compressed(mut self) -> Self {
-        self.compressed = true;
-        self
+        Self { name, types: PhantomData }
     }
 
     /// The bytes of a value.
@@ -46,17 +37,12 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         if let Err(error) = ciborium::into_writer(value, &mut bytes) {
             unreachable!("a row of {} does not encode: {error}", self.name);
         }
-        if self.compressed { compress::pack(&bytes) } else { bytes }
+        bytes
     }
 
     /// The value behind `bytes`; an error names the table.
     pub(super) fn decode(self, bytes: &[u8]) -> Result<V, StoreError> {
-        let bad = StoreError::BadRow { table: self.name };
-        if !self.compressed {
-            return ciborium::from_reader(bytes).map_err(|_| bad);
-        }
-        let bytes = compress::unpack(bytes).ok_or_else(|| bad.clone())?;
-        ciborium::from_reader(&*bytes).map_err(|_| bad)
+        ciborium::from_reader(bytes).map_err(|_| StoreError::BadRow { table: self.name })
     }
 
     /// The key behind `bytes`; an error names the table.
