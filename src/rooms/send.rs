@@ -7,10 +7,13 @@
 //!
 //! Spec: client-server-api#sending-events-to-a-room
 
+use std::time::Duration;
+
 use ruma::{
     DeviceId, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomAliasId, RoomId, UserId,
     events::room::member::MembershipState,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Room, Rooms,
@@ -25,7 +28,7 @@ use crate::{
         Ticket, Write,
         schema::{
             EventNo, UserNo,
-            events::{RELATIONS, TRANSACTION_OF, TRANSACTIONS},
+            events::{Fingerprint, RELATIONS, TRANSACTION_OF, TRANSACTIONS, TransactionRow},
             numbers,
             rooms::ALIASES,
         },
@@ -34,6 +37,10 @@ use crate::{
 
 /// The longest transaction ID, in bytes.
 const LONGEST_TRANSACTION: usize = 255;
+/// How long a client that does not know whether it has sent something may try again.
+const TRANSACTIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How many transactions one `Write` forgets.
+const FORGOTTEN_AT_ONCE: usize = 500;
 
 /// A device that sends something.
 #[derive(Debug, Clone, Copy)]
@@ -70,12 +77,12 @@ pub fn message(rooms: &Rooms, by: Sender<'_>, room: &RoomId, new: &NewMessage<'_
         return Err(Error::invalid_param(format!("a transaction ID has at most {LONGEST_TRANSACTION} bytes")));
     }
     let room = rooms.joined(room, by.user)?;
-    let key = (by.number, by.device.to_string(), transaction_key(&room.id, new));
+    let fingerprint = fingerprint(by.device, &room.id, new);
     let mut event = NewEvent::message(by.user, new.kind, content(&room, new.content)?);
     event.timestamp = new.timestamp;
     event.redacts = redacted(&room, &mut event, new.redacts)?;
     let mut deciding = rooms.decide(&room);
-    if let Some(earlier) = deciding.write.get(TRANSACTIONS, &key)? {
+    if let Some(earlier) = deciding.write.get(TRANSACTIONS, &(by.number, fingerprint))? {
         let id = deciding.known(earlier)?.event.event_id.clone();
         // Nothing new; but the event may still be on its way to the disk, and this comes after it.
         return Ok((id, rooms.store.write().commit()?));
@@ -83,8 +90,10 @@ pub fn message(rooms: &Rooms, by: Sender<'_>, room: &RoomId, new: &NewMessage<'_
     deciding.check(&event)?;
     let sent = deciding.send(event)?;
     let (number, _) = deciding.head().extremities[0];
-    deciding.write.put(TRANSACTIONS, &key, &number);
-    deciding.write.put(TRANSACTION_OF, &number, &(by.number, key.1.clone(), new.transaction.to_owned()));
+    let (device, id) = (by.device.to_string(), new.transaction.to_owned());
+    let row = TransactionRow { user: by.number, device, id, fingerprint, at: rooms.clock.now() };
+    deciding.write.put(TRANSACTIONS, &(by.number, fingerprint), &number);
+    deciding.write.put(TRANSACTION_OF, &number, &row);
     Ok((sent.event_id.clone(), deciding.commit()?))
 }
 
@@ -150,14 +159,43 @@ pub(super) fn plain(
     Ok((sent.event_id.clone(), deciding.commit()?))
 }
 
-/// A transaction ID belongs to one endpoint, with all that stands in its path.
+/// A transaction ID belongs to one device and one endpoint, with all that stands in its path.
 ///
 /// Spec: client-server-api#transaction-identifiers
-fn transaction_key(room: &RoomId, new: &NewMessage<'_>) -> String {
-    match new.redacts {
-        Some(target) => format!("{}\0redact\0{room}\0{target}", new.transaction),
-        None => format!("{}\0send\0{room}\0{}", new.transaction, new.kind),
+fn fingerprint(device: &DeviceId, room: &RoomId, new: &NewMessage<'_>) -> Fingerprint {
+    let (endpoint, last) = match new.redacts {
+        Some(target) => ("redact", target.as_str()),
+        None => ("send", new.kind),
+    };
+    let parts = [device.as_str(), new.transaction, endpoint, room.as_str(), last];
+    let whole = Sha256::digest(parts.join("\0"));
+    Fingerprint::from_be_bytes(std::array::from_fn(|at| whole[at]))
+}
+
+/// Forgets the transactions that are older than [`TRANSACTIONS_KEPT`]: no client asks for them again, and they take
+/// as much space as short messages.
+pub async fn forget_transactions(rooms: &Rooms) -> Result<()> {
+    let before = rooms.clock.now().saturating_sub(TRANSACTIONS_KEPT.as_millis() as u64);
+    while let Some(ticket) = forget_some(rooms, before)? {
+        ticket.published().await?;
     }
+    Ok(())
+}
+
+/// Forgets the oldest transactions before a time; nothing if there are none.
+fn forget_some(rooms: &Rooms, before: u64) -> Result<Option<Ticket>> {
+    let mut write = rooms.store.write();
+    let mut count = 0;
+    for row in rooms.store.scan(TRANSACTION_OF, &()).take(FORGOTTEN_AT_ONCE) {
+        let (event, row) = row?;
+        if row.at >= before {
+            break;
+        }
+        write.delete(TRANSACTION_OF, &event);
+        write.delete(TRANSACTIONS, &(row.user, row.fingerprint));
+        count += 1;
+    }
+    Ok(if count == 0 { None } else { Some(write.commit()?) })
 }
 
 /// The content of an event for this room, from a client's JSON.

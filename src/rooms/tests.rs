@@ -1,7 +1,8 @@
 //! Scenes in one room, below the API: what the room core promises to everybody above it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use ruma::{
     OwnedUserId, RoomVersionId, UserId,
     api::client::room::create_room::v3::{Request, RoomPreset},
@@ -14,6 +15,7 @@ use super::{
     append::NewEvent,
     create::create,
     history::{self, Direction},
+    send,
     token::Cursor,
     view::Viewer,
 };
@@ -24,7 +26,10 @@ use crate::{
     error::Result,
     protocol::{canonical, event::Event, sign::KeyPair},
     remote::{Remote, transport::Island},
-    store::Store,
+    store::{
+        Store,
+        schema::{federation::OUTBOX, numbers},
+    },
     users::Users,
 };
 
@@ -216,4 +221,57 @@ fn a_kicked_user_may_come_back_and_a_banned_one_may_not() {
     drop(deciding.commit().unwrap());
     assert_eq!(rooms.membership(room.number, &bob).unwrap(), MembershipState::Ban);
     assert_eq!(rooms.published(room.number).unwrap().members, (1, 0));
+}
+
+#[test]
+fn a_transaction_is_remembered_for_a_week() {
+    let rooms = rooms();
+    let ann = user(&rooms, "ann");
+    let room = new_room(&rooms, &ann, Request::new());
+    let number = numbers::find_user(&rooms.store, &ann).unwrap().unwrap();
+    let say = |device: &str, transaction: &str| {
+        let sender = send::Sender { user: &ann, number, device: device.into() };
+        let new = send::NewMessage {
+            kind: "m.room.message",
+            content: r#"{"msgtype":"m.text","body":"hello"}"#,
+            redacts: None,
+            transaction,
+            timestamp: None,
+        };
+        send::message(&rooms, sender, &room.id, &new).unwrap().0
+    };
+    let first = say("PHONE", "1");
+    assert_ne!(say("LAPTOP", "1"), first, "each device has transactions of its own");
+    rooms.clock.advance(Duration::from_secs(6 * 24 * 3600));
+    let later = say("PHONE", "2");
+    send::forget_transactions(&rooms).now_or_never().unwrap().unwrap();
+    assert_eq!(say("PHONE", "1"), first);
+    rooms.clock.advance(Duration::from_secs(2 * 24 * 3600));
+    send::forget_transactions(&rooms).now_or_never().unwrap().unwrap();
+    assert_eq!(say("PHONE", "2"), later);
+    assert_ne!(say("PHONE", "1"), first);
+}
+
+#[test]
+fn only_what_other_servers_may_see_goes_out() {
+    let rooms = rooms();
+    let ann = user(&rooms, "ann");
+    let request = |preset| {
+        let mut request = Request::new();
+        request.preset = Some(preset);
+        request
+    };
+    let room = new_room(&rooms, &ann, request(RoomPreset::PublicChat));
+    let out = || rooms.store.scan(OUTBOX, &()).count();
+    say(&rooms, &room, &ann, "among ourselves").unwrap();
+    assert_eq!(out(), 0);
+    for server in ["a.test", "z.test"] {
+        let guest = UserId::parse(format!("@bob:{server}")).unwrap();
+        let mut deciding = rooms.decide(&room);
+        deciding.join(&guest, None, Default::default()).unwrap();
+        drop(deciding.commit().unwrap());
+    }
+    let before = out();
+    say(&rooms, &room, &ann, "with guests").unwrap();
+    assert_eq!(out(), before + 1);
 }

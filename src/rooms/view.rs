@@ -260,7 +260,7 @@ impl<'a> Viewer<'a> {
     fn transaction(&self, known: &Known) -> Result<Option<String>> {
         let Some(device) = self.device.as_ref().filter(|_| known.event.sender == self.user) else { return Ok(None) };
         let row = self.rooms.store.get(TRANSACTION_OF, &known.number)?;
-        Ok(row.filter(|(user, sent_by, _)| Some(*user) == self.number && sent_by == device).map(|row| row.2))
+        Ok(row.filter(|row| Some(row.user) == self.number && row.device == device.as_str()).map(|row| row.id))
     }
 }
 

@@ -56,6 +56,16 @@ impl Key for u64 {
     }
 }
 
+impl Key for u128 {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, BadKey> {
+        <[u8; 16]>::decode(input).map(Self::from_be_bytes)
+    }
+}
+
 impl Key for u8 {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(*self);
@@ -198,10 +208,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(key: (u64, String, u8, String)) {
+        fn what_was_written_is_read(key: (u64, String, u8, u128)) {
             let bytes = key.to_bytes();
             let mut input = &bytes[..];
-            prop_assert_eq!(<(u64, String, u8, String)>::decode(&mut input), Ok(key));
+            prop_assert_eq!(<(u64, String, u8, u128)>::decode(&mut input), Ok(key));
             prop_assert!(input.is_empty());
         }
 

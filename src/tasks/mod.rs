@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{delayed, ephemeral, guests, inbox, presence, profile},
+    rooms::{delayed, ephemeral, guests, inbox, presence, profile, send},
     store::StoreError,
 };
 
@@ -60,10 +60,12 @@ where
     });
 }
 
-/// Lets the store make archives, and give dead space back, when that is worth its while.
+/// Removes what nobody needs any more, and lets the store make archives and give dead space back when that is worth
+/// its while.
 async fn upkeep(ctx: Ctx) -> Result<()> {
     loop {
         tokio::time::sleep(UPKEEP).await;
+        send::forget_transactions(&ctx.rooms).await?;
         let store = ctx.store.clone();
         let look = move || -> Result<(), StoreError> {
             if store.wants_compaction()? {

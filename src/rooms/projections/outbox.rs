@@ -50,8 +50,14 @@ pub fn to_room(write: &mut Write, rooms: &Rooms, room: RoomNo, edu: String) -> R
     Ok(())
 }
 
-/// Whether other servers are in a room.
+/// Whether other servers are in a room. One that is just leaving may count as well.
 fn is_shared(write: &Write, rooms: &Rooms, room: RoomNo) -> Result<bool> {
     let own = rooms.config.server_name.as_str();
+    // Large rooms are in thousands of servers; one of the first two rows answers, unless it is only queued.
+    for row in rooms.store.scan(ROOM_SERVERS, &(room,)).take(2) {
+        if row?.0.1 != own {
+            return Ok(true);
+        }
+    }
     Ok(write.scan(ROOM_SERVERS, &(room,))?.iter().any(|((_, server), _)| server != own))
 }

@@ -60,7 +60,7 @@ impl Standing {
 }
 
 /// One row per event that this server has, outliers and rejected ones too. Written by `rooms`.
-pub const EVENTS: Table<EventNo, EventRow> = Table::new("events").compressed();
+pub const EVENTS: Table<EventNo, EventRow> = Table::new("events");
 
 /// What `/sync` shows of a room: its events in the order in which they arrived. Backfilled,
 /// soft-failed, rejected events and outliers have no row. Written by `rooms::projections::timeline`.
@@ -140,15 +140,37 @@ pub struct HeadRow {
 /// One row per room.
 pub const HEADS: Table<RoomNo, HeadRow> = Table::new("heads");
 
-/// Which event a client's transaction ID made: `(user, device ID, transaction ID)`, where the last also
-/// names the endpoint. Written with the event; removed with the device.
+/// Which event a client's transaction made: `(user, fingerprint)`. Written with the event, removed after a while
+/// together with its [`TRANSACTION_OF`].
 ///
 /// Spec: client-server-api#transaction-identifiers
-pub const TRANSACTIONS: Table<(UserNo, String, String), EventNo> = Table::new("transactions");
+pub const TRANSACTIONS: Table<(UserNo, Fingerprint), EventNo> = Table::new("transactions");
 
-/// The transaction ID that is told to the device that sent the event: `(device ID, transaction ID)`.
-/// Written with [`TRANSACTIONS`].
-pub const TRANSACTION_OF: Table<EventNo, (UserNo, String, String)> = Table::new("transaction_of");
+/// A hash of the device, the transaction ID, and the path of the endpoint.
+pub type Fingerprint = u128;
+
+/// The transaction that made an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionRow {
+    /// Who sent it.
+    #[serde(rename = "u")]
+    pub user: UserNo,
+    /// On which device.
+    #[serde(rename = "d")]
+    pub device: String,
+    /// The transaction ID, which is told to that device.
+    #[serde(rename = "t")]
+    pub id: String,
+    /// Where it stands in [`TRANSACTIONS`].
+    #[serde(rename = "f")]
+    pub fingerprint: Fingerprint,
+    /// When, in milliseconds since the epoch.
+    #[serde(rename = "w")]
+    pub at: u64,
+}
+
+/// The transaction that made an event, by event.
+pub const TRANSACTION_OF: Table<EventNo, TransactionRow> = Table::new("transaction_of");
 
 /// An event that relates to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
