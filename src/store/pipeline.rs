@@ -6,7 +6,7 @@
 //! is applied.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -243,7 +243,9 @@ impl Core {
                 .apply(change.table, &change.key, change.value.as_deref())
                 .map_err(|error| StoreError::Engine(error.0))?;
         }
-        self.show(&news, last);
+        self.wakers.note(&news.users, &news.rooms, last);
+        self.position.send_replace(last);
+        self.wakers.wake(&news.users);
         drop(queue);
         Ok(Queued { first, last, done: None })
     }
@@ -409,19 +411,20 @@ impl Core {
         }
     }
 
-    fn show(&self, news: &News, position: Position) {
-        self.wakers.note(&news.users, &news.rooms, position);
-        self.position.send_replace(position);
-        self.wakers.wake(&news.users);
-    }
-
-    /// Shows a group to the readers.
+    /// Shows a group to the readers. Who waits for news wakes once, to all of it.
     fn publish(&self, group: Durable) {
-        let mut bytes = 0;
-        for mut record in group.records {
+        let (mut bytes, mut users) = (0, HashSet::new());
+        for record in &group.records {
             self.overlay.remove(record.sequence, &record.changes);
-            self.show(&record.news, Position(record.position));
+            self.wakers.note(&record.news.users, &record.news.rooms, Position(record.position));
+            users.extend(&record.news.users);
             bytes += record.bytes;
+        }
+        if let Some(last) = group.records.last() {
+            self.position.send_replace(Position(last.position));
+        }
+        self.wakers.wake(users);
+        for mut record in group.records {
             record.answer(Ok(()));
         }
         let mut queue = self.queue.lock();
