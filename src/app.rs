@@ -71,9 +71,8 @@ impl App {
         let e2ee = users.e2ee.clone();
         let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
         let remote = Arc::new(remote);
-        // A quarter is the store's, a quarter is left for what is smaller.
-        let rooms =
-            Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory::share(&config, memory::Share::Rooms)));
+        let memory = memory::share(&config, memory::Share::Rooms);
+        let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory));
         let stop = CancellationToken::new();
         let sync = Arc::new(Sync::new(Arc::clone(&rooms), stop.clone()));
         Ok(Arc::new(Self {

@@ -55,7 +55,9 @@ fn transport(config: &Config, clock: &Clock) -> Result<Arc<dyn Transport>, Strin
         return Ok(Arc::new(Island));
     }
     let tls = tls::client(&config.tls.extra_roots, &[b"h2", b"http/1.1"]).map_err(|error| error.to_string())?;
-    Ok(Arc::new(Https::new(Discovery::new(clock.clone(), config.federation.allow_private_addresses), tls)))
+    let memory = memory::share(config, memory::Share::Remote) / 4;
+    let discovery = Discovery::new(clock.clone(), config.federation.allow_private_addresses, memory);
+    Ok(Arc::new(Https::new(discovery, tls)))
 }
 
 /// A folder that only its owner may look into: people's letters are in it.

@@ -25,8 +25,10 @@ use serde::Deserialize;
 use super::guard;
 use crate::clock::Clock;
 
-/// How many names are remembered.
-const IN_MEMORY: usize = 5_000;
+/// What a name that is remembered takes in memory, roughly.
+const REMEMBERED: u64 = 400;
+/// How many addresses the resolver remembers.
+const ADDRESSES: u64 = 2_000;
 /// How long an answer holds that does not say so itself, in seconds.
 const USUAL_AGE: u64 = 24 * 3600;
 /// How long an answer holds at most, in seconds.
@@ -113,8 +115,10 @@ pub struct Discovery {
 
 impl Discovery {
     /// `allow_private`: whether names may lead to this machine and the home network.
-    pub fn new(clock: Clock, allow_private: bool) -> Self {
-        Self { clock, allow_private, resolver: Mutex::default(), well_known: Cache::new(IN_MEMORY) }
+    /// About `memory` bytes of what was learnt are kept.
+    pub fn new(clock: Clock, allow_private: bool, memory: u64) -> Self {
+        let well_known = Cache::new(usize::try_from(memory / REMEMBERED).unwrap_or(usize::MAX));
+        Self { clock, allow_private, resolver: Mutex::default(), well_known }
     }
 
     /// Where a server answers. `fetch` gets `https://<host>/.well-known/matrix/server`, following redirects.
@@ -217,7 +221,7 @@ impl Discovery {
         let mut resolver = self.resolver.lock();
         if resolver.is_none() {
             let made = TokioResolver::builder_tokio().and_then(|mut builder| {
-                builder.options_mut().cache_size = IN_MEMORY as u64;
+                builder.options_mut().cache_size = ADDRESSES;
                 builder.options_mut().attempts = 2;
                 builder.build()
             });

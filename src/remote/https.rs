@@ -53,7 +53,7 @@ impl Https {
     /// `tls` is made by [`super::tls::client`] and offers `h2` and `http/1.1`.
     pub fn new(discovery: Discovery, tls: Arc<ClientConfig>) -> Self {
         let discovery = Arc::new(discovery);
-        let routes = Arc::new(Cache::new(5_000));
+        let routes = Arc::new(Cache::new(2_000));
         let client = |routes: Option<Arc<Cache<String, Route>>>| {
             let connector = Connector { discovery: Arc::clone(&discovery), tls: Arc::clone(&tls), routes };
             Client::builder(TokioExecutor::new())

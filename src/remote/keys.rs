@@ -40,8 +40,8 @@ const LONGEST_VALIDITY: u64 = 7 * 24 * 3_600_000;
 const OWN_VALIDITY: u64 = 24 * 3_600_000;
 /// How many keys one server may have.
 const MOST_KEYS: usize = 50;
-/// How many keys stay in memory.
-const IN_MEMORY: usize = 2_000;
+/// What a key takes in memory, roughly.
+const IN_MEMORY: u64 = 400;
 
 /// The keys that are known.
 pub struct Keys {
@@ -84,9 +84,10 @@ pub enum Purpose {
 }
 
 impl Keys {
-    /// What the store has.
-    pub(super) fn new(store: Store) -> Self {
-        Self { store, cache: Cache::new(IN_MEMORY), asking: Mutex::default() }
+    /// What the store has; of it about so many bytes stay in memory.
+    pub(super) fn new(store: Store, memory: u64) -> Self {
+        let cache = Cache::new(usize::try_from(memory / IN_MEMORY).unwrap_or(usize::MAX));
+        Self { store, cache, asking: Mutex::default() }
     }
 
     /// A key that is known and fit for the purpose.

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     chance::Chance,
     clock::Clock,
-    config::Config,
+    config::{Config, memory},
     error::{Error, Result},
     protocol::{
         canonical::{self, Numbers},
@@ -136,7 +136,8 @@ impl Remote {
         transport: Arc<dyn Transport>,
     ) -> Result<Self> {
         let back_off = BackOff::load(&store)?;
-        let keys = Keys::new(store.clone());
+        // A quarter each is for addresses and for rooms that this server is not in.
+        let keys = Keys::new(store.clone(), memory::share(&config, memory::Share::Remote) / 2);
         Ok(Self { config, clock, chance, store, key, keys, back_off, transport })
     }
 

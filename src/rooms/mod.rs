@@ -61,7 +61,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    config::Config,
+    config::{Config, memory},
     error::{Error, Result},
     protocol::{
         event::Event,
@@ -160,6 +160,7 @@ impl Room {
 impl Rooms {
     /// The room core over the store that `remote` has. `cache` is its share of the memory budget, in bytes.
     pub fn new(users: Users, remote: Arc<Remote>, cache: u64) -> Self {
+        let heard = memory::share(&remote.config, memory::Share::Remote) / 4;
         Self {
             store: remote.store.clone(),
             clock: remote.clock.clone(),
@@ -171,7 +172,7 @@ impl Rooms {
             open: Mutex::default(),
             aliases: Mutex::default(),
             receipts: Mutex::default(),
-            heard: outside::Heard::default(),
+            heard: outside::Heard::new(heard),
             in_vain: backfill::InVain::default(),
             delayed: delayed::Delayed::default(),
             presence: presence::Tracker::default(),

@@ -26,8 +26,6 @@ const ASK: Patience = Patience { timeout: Duration::from_secs(10), limit: 512 * 
 /// How long an answer is remembered, in milliseconds; and for how long that there was none.
 const REMEMBERED: u64 = 300_000;
 const REMEMBERED_SILENCE: u64 = 60_000;
-/// How much is remembered, in bytes.
-const MOST_BYTES: u64 = 4 << 20;
 
 /// What a server shows of a room and of those below it.
 #[derive(Debug)]
@@ -57,9 +55,10 @@ impl Weighter<(OwnedRoomId, bool), Remembered> for Size {
 /// What was heard lately.
 pub struct Heard(Cache<(OwnedRoomId, bool), Remembered, Size>);
 
-impl Default for Heard {
-    fn default() -> Self {
-        Self(Cache::with_weighter(1_000, MOST_BYTES, Size))
+impl Heard {
+    /// At most so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(Cache::with_weighter(1_000, bytes, Size))
     }
 }
 

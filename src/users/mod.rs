@@ -32,7 +32,7 @@ pub use self::{profiles::Profile, sessions::User};
 use crate::{
     chance::Chance,
     clock::Clock,
-    config::Config,
+    config::{Config, memory},
     e2ee::E2ee,
     error::Error,
     store::{
@@ -86,13 +86,14 @@ struct Inner {
 impl Users {
     /// The accounts in this store.
     pub fn new(config: Arc<Config>, clock: Clock, chance: Chance, store: Store) -> Self {
+        let memory = memory::share(&config, memory::Share::Users);
         let inner = Inner {
             locks: std::array::from_fn(|_| Mutex::new(())),
             hasher: RandomState::new(),
-            sessions: sessions::Cache::new(),
+            sessions: sessions::Cache::new(memory / 4),
             seen: devices::Seen::default(),
             passwords: passwords::Passwords::new(),
-            push_rules: push_rules::Cache::default(),
+            push_rules: push_rules::Cache::new(memory / 4 * 3),
             uia: uia::Sessions::new(),
             logins: Tickets::new(LOGIN, 1000),
             open_ids: Tickets::new(OPEN_ID, 1000),

@@ -3,15 +3,10 @@
 //!
 //! Spec: client-server-api#push-rules
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
+use quick_cache::sync;
 use ruma::{UserId, events::push_rules::PushRulesEventContent, push::Ruleset};
 
 use super::{Users, account_data};
@@ -24,12 +19,22 @@ use crate::{
 /// The type of account data that holds the rules.
 pub const KIND: &str = "m.push_rules";
 
-/// Parsed rules, by user. Bounded by the number of local users.
-#[derive(Default)]
+/// What the rules of one user take in memory, roughly.
+const RULES: u64 = 10 << 10;
+
+/// Parsed rules, by user.
 pub(super) struct Cache {
-    rules: Mutex<HashMap<UserNo, Arc<Ruleset>>>,
+    rules: sync::Cache<UserNo, Arc<Ruleset>>,
     /// How often rules have changed: what was read before the newest change is not kept.
-    changes: AtomicU64,
+    changes: Mutex<u64>,
+}
+
+impl Cache {
+    /// A cache of about so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let rules = sync::Cache::new(usize::try_from(bytes / RULES).unwrap_or(usize::MAX));
+        Self { rules, changes: Mutex::default() }
+    }
 }
 
 /// The rules with which a user begins, as account data.
@@ -40,16 +45,16 @@ pub(super) fn initial(id: &UserId) -> Result<String> {
 /// The rules of a local user: their own, or those with which everybody begins.
 pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Ruleset>> {
     let cache = &users.inner.push_rules;
-    if let Some(rules) = cache.rules.lock().get(&number) {
-        return Ok(Arc::clone(rules));
+    if let Some(rules) = cache.rules.get(&number) {
+        return Ok(rules);
     }
-    let changes = cache.changes.load(Ordering::Acquire);
+    let before = *cache.changes.lock();
     let kept = account_data::find(users, number, None, KIND)?;
     let rules = kept.as_deref().and_then(|json| serde_json::from_str::<PushRulesEventContent>(json).ok());
     let rules = Arc::new(rules.map_or_else(|| default_rules(id), |content| content.global));
-    let mut kept = cache.rules.lock();
-    if cache.changes.load(Ordering::Acquire) == changes {
-        kept.insert(number, Arc::clone(&rules));
+    let changes = cache.changes.lock();
+    if *changes == before {
+        cache.rules.insert(number, Arc::clone(&rules));
     }
     Ok(rules)
 }
@@ -69,8 +74,8 @@ pub async fn edit(
     });
     let done = edited.await;
     let cache = &users.inner.push_rules;
-    let mut kept = cache.rules.lock();
-    cache.changes.fetch_add(1, Ordering::AcqRel);
-    kept.remove(&number);
+    let mut changes = cache.changes.lock();
+    *changes += 1;
+    cache.rules.remove(&number);
     done
 }

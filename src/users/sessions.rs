@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// How many tokens are known without a look at the rows.
-const CACHED: usize = 4096;
+/// What a token that is known without a look at the rows takes in memory, roughly.
+const CACHED: u64 = 600;
 /// How long an access token holds that can be refreshed: a day, in milliseconds.
 const SHORT: u64 = 24 * 3600 * 1000;
 /// How long device IDs and their names may be, in bytes.
@@ -71,8 +71,9 @@ impl User {
 pub(super) struct Cache(sync::Cache<TokenKey, User>);
 
 impl Cache {
-    pub fn new() -> Self {
-        Self(sync::Cache::new(CACHED))
+    /// A cache of about so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self(sync::Cache::new(usize::try_from(bytes / CACHED).unwrap_or(usize::MAX)))
     }
 
     pub fn forget(&self, key: &TokenKey) {
