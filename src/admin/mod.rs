@@ -4,3 +4,4 @@ pub mod accounts;
 pub mod backup;
 pub mod first;
 pub mod identity;
+pub mod status;

@@ -18,7 +18,12 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::start;
-use crate::{admin::accounts, app::Ctx, config::Config, error, server};
+use crate::{
+    admin::{accounts, status},
+    app::Ctx,
+    config::Config,
+    error, server,
+};
 
 /// The name of the socket in the data folder.
 const SOCKET: &str = "control.sock";
@@ -61,6 +66,8 @@ pub enum Wish {
     },
     /// Make an archive of the store.
     MakeArchive,
+    /// Say how the store is.
+    Status,
 }
 
 /// What the other side answers.
@@ -180,6 +187,11 @@ async fn attempt(ctx: &Ctx, wish: &Wish) -> error::Result<Value> {
             let store = ctx.store.clone();
             let made = tokio::task::spawn_blocking(move || store.archive()).await.map_err(error::Error::internal)?;
             json!(made?)
+        }
+        Wish::Status => {
+            let (store, clock) = (ctx.store.clone(), ctx.clock.clone());
+            let looked = tokio::task::spawn_blocking(move || status::of(&store, &clock));
+            json!(looked.await.map_err(error::Error::internal)??)
         }
         Wish::Deactivate { name, erase } => json!(accounts::deactivate(users, &ctx.rooms, name, *erase).await?),
     })

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod serve;
 mod start;
+mod status;
 mod user;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -71,6 +72,12 @@ enum Command {
     /// Make, prove and restore backups
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Say whether what is kept is in order, what was noticed at the last start, and how old the newest backup is
+    Status {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what can be configured
     #[command(subcommand)]
     Config(config::Command),
@@ -100,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig { file } => check::run(&Place { config: file.or(place.config.clone()), ..place }),
         Command::User(command) => place.config().and_then(|config| user::run(config, command)),
         Command::Backup(command) => place.config().and_then(|config| backup::run(config, command)),
+        Command::Status { json } => place.config().and_then(|config| status::run(config, json)),
         Command::Config(command) => config::run(&command),
     };
     let (message, status) = match done {

@@ -237,9 +237,14 @@ fn machine_start() -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+/// Where that is which was found damaged.
+pub(super) fn shelf(folder: &Path) -> PathBuf {
+    folder.join("set-aside")
+}
+
 /// Moves something out of the way without removing it, and says where it is now.
 pub(super) fn set_aside(folder: &Path, path: &Path) -> io::Result<PathBuf> {
-    let shelf = folder.join("set-aside");
+    let shelf = shelf(folder);
     fs::create_dir_all(&shelf)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

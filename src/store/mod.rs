@@ -37,24 +37,26 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use http::StatusCode;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use self::{
-    engine::{Bytes, EngineError, Range},
-    keeper::Keeper,
-    open::Inner,
-    pipeline::Core,
-};
 pub use self::{
+    digest::{Digest, Digests},
     home::{Options, Progress, Sweep, Verifier},
     key::Key,
     log::{Position, Wakers},
     table::Table,
     write::{Slot, Ticket, Write},
+};
+use self::{
+    engine::{Bytes, EngineError, Range},
+    keeper::Keeper,
+    open::Inner,
+    pipeline::Core,
 };
 use crate::error::Error;
 
@@ -328,6 +330,23 @@ impl Store {
     /// Whether there is so much dead space that [`Store::compact`] is worth its while, and room for it.
     pub fn wants_compaction(&self) -> Result<bool, StoreError> {
         self.keeper().map_or(Ok(false), |keeper| keeper.wants_compaction())
+    }
+
+    /// When the newest archive was made, and where it is; nothing if there is none.
+    pub fn newest_archive(&self) -> Option<(PathBuf, SystemTime)> {
+        let path = self.keeper()?.newest_archive()?;
+        let made = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
+        Some((path, made))
+    }
+
+    /// What was found damaged at some start, and was set aside: the paths of what is still there.
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        self.keeper().map(|keeper| keeper.set_aside()).unwrap_or_default()
+    }
+
+    /// How many rows each table has, and the bytes of their keys and values.
+    pub fn tables(&self) -> Digests {
+        self.core().applied.lock().digests.clone()
     }
 
     /// What the store takes on the disk.
