@@ -1,5 +1,5 @@
 //! What it costs to be told of nothing, and of one message, in 10 rooms and in 1,000: by `/sync`, and by sliding
-//! sync as Element X asks.
+//! sync as Element X asks. And what a first answer costs, and the page of a space.
 //!
 //! The store is in memory. Nothing here may grow with the rooms in which nothing happens.
 
@@ -9,8 +9,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ingle::{
     app::{App, Ctx},
     protocol::canonical,
-    rooms::{Room, append::NewEvent, create::create},
-    store::schema::numbers,
+    rooms::{Room, append::NewEvent, create::create, spaces},
+    store::schema::{numbers, rooms::ROOMS},
     sync::{Reader, sliding, v3},
 };
 use ruma::{OwnedUserId, UserId, api::client::room::create_room::v3::Request};
@@ -100,10 +100,14 @@ fn field(answer: &str, name: &str) -> String {
 }
 
 fn sync(c: &mut Criterion) {
-    for rooms in [10, 1_000] {
+    for rooms in [10, 100, 1_000] {
         let home = Home::new(rooms);
         let since = field(&home.sync(""), "next_batch");
         c.bench_function(&format!("sync, nothing, {rooms} rooms"), |b| b.iter(|| black_box(home.sync(&since))));
+        if rooms == 100 {
+            c.bench_function("sync, from the beginning, 100 rooms", |b| b.iter(|| black_box(home.sync(""))));
+            c.bench_function("slide, from the beginning, 100 rooms", |b| b.iter(|| black_box(home.slide(None))));
+        }
         let mut pos = field(&home.slide(None), "pos");
         c.bench_function(&format!("slide, nothing, {rooms} rooms"), |b| {
             b.iter(|| pos = field(&home.slide(Some(pos.clone())), "pos"));
@@ -117,5 +121,23 @@ fn sync(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, sync);
+fn hierarchy(c: &mut Criterion) {
+    let home = Home::new(100);
+    let children: Vec<_> = home.ctx.store.scan(ROOMS, &()).map(|row| row.expect("a room").1.id).collect();
+    let mut deciding = home.ctx.rooms.decide(&home.room);
+    for child in children.iter().filter(|child| **child != home.room.id) {
+        let content = canonical::to_object(&json!({ "via": [home.ctx.config.server_name] })).expect("content");
+        deciding.send(NewEvent::state(&home.ann, "m.space.child", child.as_str(), content)).expect("a child");
+    }
+    home.runtime.block_on(deciding.commit().expect("a commit").published()).expect("published");
+    let query = spaces::Query::default();
+    c.bench_function("a page of a space, 50 of 100 rooms", |b| {
+        b.iter(|| {
+            let page = spaces::hierarchy(&home.ctx.rooms, &home.ann, &home.room.id, &query);
+            black_box(home.runtime.block_on(page).expect("a page"))
+        });
+    });
+}
+
+criterion_group!(benches, sync, hierarchy);
 criterion_main!(benches);
