@@ -8,7 +8,8 @@
 //! hashed), [`event`] and [`compose`] (an event, from outside and from here), [`hash`], [`redact`] and
 //! [`sign`], [`auth`] (is it allowed), [`visibility`], [`push`] and [`acl`] (who sees it, who is told, who may
 //! take part), [`graph`] (how events hang together), [`resolve`] (one state out of several),
-//! [`intake`] (what becomes of an event from elsewhere); beside events, [`presence`].
+//! [`intake`] (what becomes of an event from elsewhere), [`vetting`] and [`pieces`] (large answers); beside
+//! events, [`presence`].
 
 pub mod acl;
 pub mod auth;
@@ -19,6 +20,7 @@ pub mod glob;
 pub mod graph;
 pub mod hash;
 pub mod intake;
+pub mod pieces;
 pub mod presence;
 pub mod push;
 pub mod redact;
@@ -27,5 +29,6 @@ pub mod sign;
 #[cfg(test)]
 mod testing;
 pub mod version;
+pub mod vetting;
 pub mod visibility;
 pub mod words;

@@ -12,8 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Uri, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyDataStream, BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{
         Client,
@@ -29,7 +31,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     discovery::{Discovery, Route},
-    transport::{Answer, Exchange, Failure, Outgoing, Transport},
+    transport::{Answer, Exchange, Failure, Opened, Opening, Outgoing, Transport},
 };
 
 /// How long a connection may take to stand.
@@ -67,6 +69,13 @@ impl Https {
     }
 
     async fn exchange(&self, request: Outgoing) -> Result<Answer, Failure> {
+        let limit = request.limit;
+        let (parts, body) = self.ask(request).await?.into_parts();
+        let body = Limited::new(body, limit).collect().await.map_err(|error| broken_off(&*error))?;
+        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+    }
+
+    async fn ask(&self, request: Outgoing) -> Result<http::Response<Incoming>, Failure> {
         let route = self.discovery.route(&request.destination, |host| self.well_known(host)).await;
         let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
         let uri: Uri = format!("https://{}{}", route.host, request.uri).parse().map_err(|error| unreachable(&error))?;
@@ -76,13 +85,7 @@ impl Https {
         *outgoing.uri_mut() = uri;
         *outgoing.headers_mut() = request.headers;
         outgoing.headers_mut().insert(header::USER_AGENT, user_agent());
-        let answer = self.servers.request(outgoing).await.map_err(failure)?;
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, request.limit).collect().await.map_err(|error| match error.downcast_ref() {
-            Some(http_body_util::LengthLimitError { .. }) => Failure::TooLarge,
-            None => unreachable(&error),
-        })?;
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+        self.servers.request(outgoing).await.map_err(failure)
     }
 
     /// `https://<host>/.well-known/matrix/server`, redirects followed.
@@ -134,11 +137,39 @@ fn failure(error: hyper_util::client::legacy::Error) -> Failure {
     }
 }
 
+/// Why a body ended before its end.
+fn broken_off(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure {
+    match error.downcast_ref() {
+        Some(http_body_util::LengthLimitError { .. }) => Failure::TooLarge,
+        None => Failure::Unreachable(error.to_string()),
+    }
+}
+
 impl Transport for Https {
     fn send(&self, request: Outgoing) -> Exchange<'_> {
         let timeout = request.timeout;
         Box::pin(async move {
             tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Err(Failure::TimedOut))
+        })
+    }
+
+    fn open(&self, request: Outgoing) -> Opening<'_> {
+        let (until, limit) = (tokio::time::Instant::now() + request.timeout, request.limit);
+        Box::pin(async move {
+            let answer = tokio::time::timeout_at(until, self.ask(request)).await;
+            let (parts, body) = answer.unwrap_or(Err(Failure::TimedOut))?.into_parts();
+            let pieces = BodyDataStream::new(Limited::new(body, limit));
+            // The time is for the whole exchange: whoever sends a byte now and then does not hold us for ever.
+            let body = stream::unfold(Some(pieces), move |pieces| async move {
+                let mut pieces = pieces?;
+                match tokio::time::timeout_at(until, pieces.next()).await {
+                    Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(pieces))),
+                    Ok(Some(Err(error))) => Some((Err(broken_off(&*error)), None)),
+                    Ok(None) => None,
+                    Err(_) => Some((Err(Failure::TimedOut), None)),
+                }
+            });
+            Ok(Opened { status: parts.status, headers: parts.headers, body: Box::pin(body) })
         })
     }
 }

@@ -17,6 +17,7 @@ pub mod x_matrix;
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use ruma::{
     OwnedServerName, ServerName,
@@ -29,7 +30,7 @@ use ruma::{
 use self::{
     back_off::BackOff,
     keys::Keys,
-    transport::{Failure, Outgoing, Transport},
+    transport::{Body, Failure, Outgoing, Transport},
     x_matrix::Signed,
 };
 use crate::{
@@ -46,6 +47,8 @@ use crate::{
 
 /// How many bytes an answer may have, unless the caller says otherwise.
 const USUAL_LIMIT: usize = 10 * 1024 * 1024;
+/// How much of a refusal is read where an answer is not held whole.
+const LARGEST_REFUSAL: usize = 64 * 1024;
 /// How long an answer may take, unless the caller says otherwise.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -186,14 +189,31 @@ impl Remote {
     where
         R: OutgoingRequest<PathBuilder = SinglePath>,
     {
-        use ruma::api::OutgoingBody;
-        let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(format!("our own request: {error}"));
-        let request = request.try_into_http_request_inner("", ()).map_err(|error| nonsense(&error))?;
-        let (parts, body) = request.into_parts();
-        let has_content = body.content_type().is_some();
-        let body: Vec<u8> = body.try_into_buf().map_err(|error| nonsense(&error.into()))?;
-        let uri = parts.uri.path_and_query().map_or_else(String::new, ToString::to_string);
-        self.send(to, parts.method, uri, has_content.then_some(body), patience, signed).await
+        let (method, uri, body) = raw(request)?;
+        self.send(to, method, uri, body, patience, signed).await
+    }
+
+    /// Sends a signed request and gives the body of the answer as it comes; for answers that are too large to be
+    /// held.
+    pub async fn stream<R>(&self, to: &ServerName, request: R, patience: Patience) -> Result<Body, RemoteError>
+    where
+        R: OutgoingRequest<PathBuilder = SinglePath>,
+    {
+        let (method, uri, body) = raw(request)?;
+        let request = self.prepare(to, method, uri, body, patience, true)?;
+        let mut answer = self.answered(to, self.transport.open(request).await, |answer| answer.status)?;
+        if answer.status.is_success() {
+            return Ok(answer.body);
+        }
+        let mut body = Vec::new();
+        while let Some(Ok(bytes)) = answer.body.next().await
+            && body.len() + bytes.len() <= LARGEST_REFUSAL
+        {
+            body.extend_from_slice(&bytes);
+        }
+        let mut refusal = http::Response::new(Bytes::from(body));
+        *refusal.status_mut() = answer.status;
+        Err(RemoteError::refusal(&refusal))
     }
 
     /// Sends any request with an optional JSON body.
@@ -206,6 +226,23 @@ impl Remote {
         patience: Patience,
         signed: bool,
     ) -> Result<http::Response<Bytes>, RemoteError> {
+        let request = self.prepare(to, method, uri, body, patience, signed)?;
+        let answer = self.answered(to, self.transport.send(request).await, |answer| answer.status)?;
+        let mut response = http::Response::new(answer.body);
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        Ok(response)
+    }
+
+    fn prepare(
+        &self,
+        to: &ServerName,
+        method: http::Method,
+        uri: String,
+        body: Option<Vec<u8>>,
+        patience: Patience,
+        signed: bool,
+    ) -> Result<Outgoing, RemoteError> {
         let now = self.clock.now();
         if let Some(until) = self.back_off.until(to, now).filter(|_| !patience.insist) {
             return Err(RemoteError::LeftAlone { until });
@@ -217,7 +254,7 @@ impl Remote {
         if signed {
             headers.insert(header::AUTHORIZATION, self.signature(to, &method, &uri, body.as_deref())?);
         }
-        let request = Outgoing {
+        Ok(Outgoing {
             destination: to.to_owned(),
             method,
             uri,
@@ -225,15 +262,21 @@ impl Remote {
             body: body.unwrap_or_default().into(),
             timeout: patience.timeout,
             limit: patience.limit,
-        };
-        match self.transport.send(request).await {
+        })
+    }
+
+    /// Notes whether there is an answer, and whether it is one of a server that works.
+    fn answered<A>(
+        &self,
+        to: &ServerName,
+        answer: Result<A, Failure>,
+        status: impl Fn(&A) -> StatusCode,
+    ) -> Result<A, RemoteError> {
+        match answer {
             Ok(answer) => {
-                let busy = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
-                self.note(to, !busy);
-                let mut response = http::Response::new(answer.body);
-                *response.status_mut() = answer.status;
-                *response.headers_mut() = answer.headers;
-                Ok(response)
+                let status = status(&answer);
+                self.note(to, !(status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS));
+                Ok(answer)
             }
             Err(failure) => {
                 self.note(to, matches!(failure, Failure::TooLarge));
@@ -276,6 +319,21 @@ impl Remote {
         .header(&self.key);
         HeaderValue::from_str(&header).map_err(|error| nonsense(&error))
     }
+}
+
+/// Method, path with query, and body of a request.
+fn raw<R>(request: R) -> Result<(http::Method, String, Option<Vec<u8>>), RemoteError>
+where
+    R: OutgoingRequest<PathBuilder = SinglePath>,
+{
+    use ruma::api::OutgoingBody;
+    let nonsense = |error: &dyn fmt::Display| RemoteError::Nonsense(format!("our own request: {error}"));
+    let request = request.try_into_http_request_inner("", ()).map_err(|error| nonsense(&error))?;
+    let (parts, body) = request.into_parts();
+    let has_content = body.content_type().is_some();
+    let body: Vec<u8> = body.try_into_buf().map_err(|error| nonsense(&error.into()))?;
+    let uri = parts.uri.path_and_query().map_or_else(String::new, ToString::to_string);
+    Ok((parts.method, uri, has_content.then_some(body)))
 }
 
 /// Reads an answer as ruma's type.

@@ -3,6 +3,7 @@
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http::{HeaderMap, StatusCode};
 use ruma::OwnedServerName;
 
@@ -65,10 +66,34 @@ impl std::error::Error for Failure {}
 /// The future of an answer.
 pub type Exchange<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
 
+/// A body as it comes.
+pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
+
+/// An answer whose body is still coming.
+pub struct Opened {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body; an error ends it, such as that it is longer than the request's limit.
+    pub body: Body,
+}
+
+/// The future of such an answer.
+pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Opened, Failure>> + Send + 'a>>;
+
 /// A way to other servers.
 pub trait Transport: Send + Sync {
     /// Sends a request and reads the whole answer.
     fn send(&self, request: Outgoing) -> Exchange<'_>;
+
+    /// Sends a request and leaves the body of the answer to be read.
+    fn open(&self, request: Outgoing) -> Opening<'_> {
+        Box::pin(async move {
+            let Answer { status, headers, body } = self.send(request).await?;
+            Ok(Opened { status, headers, body: Box::pin(stream::iter([Ok(body)])) })
+        })
+    }
 }
 
 /// No way to anybody: for a server without federation.

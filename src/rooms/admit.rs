@@ -3,8 +3,12 @@
 //! Keys of many events are fetched together, and many signatures are checked on all cores, off the async
 //! threads. What fails is dropped with one line in the log.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
+use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use serde_json::value::RawValue;
 
@@ -71,6 +75,72 @@ pub fn event_id(pdu: &Object, rules: &Rules) -> Option<OwnedEventId> {
     hash::event_id(pdu, rules).or_else(|| OwnedEventId::try_from(pdu.get("event_id")?.as_str()?).ok())
 }
 
+/// The keys with which PDUs should have been signed: each once, fit for the newest event that it is to verify.
+fn keys_of_all(
+    remote: &Remote,
+    pdus: &[Object],
+    rules: &Rules,
+) -> impl Iterator<Item = (OwnedServerName, String, Purpose)> + use<> {
+    // No key is valid in a future that an event may claim.
+    let now = remote.clock.now();
+    let mut wanted: BTreeMap<(OwnedServerName, String), Purpose> = BTreeMap::new();
+    for (server, id, purpose) in pdus.iter().flat_map(|pdu| keys(pdu, rules)) {
+        let purpose = match purpose {
+            Purpose::Event(sent) => Purpose::Event(sent.min(now)),
+            purpose => purpose,
+        };
+        let newest = wanted.entry((server, id)).or_insert(purpose);
+        if let (Purpose::Event(newest), Purpose::Event(sent)) = (newest, purpose) {
+            *newest = sent.max(*newest);
+        }
+    }
+    wanted.into_iter().map(|((server, id), purpose)| (server, id, purpose))
+}
+
+/// Checks PDUs that come as texts, on threads that may block; those that fail are left out. `tried` are servers
+/// whose keys were asked for already, and those of this call.
+pub async fn texts(
+    rooms: &Rooms,
+    pdus: Vec<String>,
+    rules: &'static Rules,
+    tried: &Mutex<HashSet<OwnedServerName>>,
+) -> Vec<Event> {
+    let remote = Arc::clone(&rooms.remote);
+    let now = move || {
+        let (mut events, mut later) = (Vec::with_capacity(pdus.len()), Vec::new());
+        for pdu in pdus {
+            let Ok(pdu) = canonical::parse_object(pdu.as_bytes(), rules.numbers) else { continue };
+            let known = |(server, id, purpose): &(OwnedServerName, String, Purpose)| {
+                *server == *remote.config.server_name || remote.keys.known(server, id, *purpose).is_some()
+            };
+            match keys(&pdu, rules).iter().all(known) {
+                true => events.extend(checked(&remote, pdu, rules)),
+                false => later.push(pdu),
+            }
+        }
+        (events, later)
+    };
+    let Ok((mut events, later)) = tokio::task::spawn_blocking(now).await else { return Vec::new() };
+    if later.is_empty() {
+        return events;
+    }
+    let wanted: Vec<_> = {
+        let tried = tried.lock();
+        keys_of_all(&rooms.remote, &later, rules).filter(|(server, ..)| !tried.contains(server)).collect()
+    };
+    let servers: Vec<_> = wanted.iter().map(|(server, ..)| server.clone()).collect();
+    rooms.remote.prepare_keys(wanted).await;
+    tried.lock().extend(servers);
+    let remote = Arc::clone(&rooms.remote);
+    let rest = move || later.into_iter().filter_map(|pdu| checked(&remote, pdu, rules)).collect::<Vec<_>>();
+    events.extend(tokio::task::spawn_blocking(rest).await.unwrap_or_default());
+    events
+}
+
+fn checked(remote: &Remote, pdu: Object, rules: &Rules) -> Option<Event> {
+    check(remote, pdu, rules).inspect_err(|error| tracing::debug!(%error, "a PDU is dropped")).ok()
+}
+
 /// Checks many PDUs; those that fail are left out.
 pub async fn many(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Vec<Event> {
     let checked = each(rooms, pdus, rules).await.into_iter();
@@ -79,17 +149,13 @@ pub async fn many(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Ve
 
 /// Checks many PDUs, and says of each, in their order, what came out.
 pub async fn each(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Vec<Result<Event>> {
-    let wanted: BTreeSet<(OwnedServerName, String)> =
-        pdus.iter().flat_map(|pdu| keys(pdu, rules)).map(|(server, id, _)| (server, id)).collect();
-    // Which moment a key must cover differs from event to event; fetching it once serves them all.
-    let now = Purpose::Event(0);
-    rooms.remote.prepare_keys(wanted.into_iter().map(|(server, id)| (server, id, now))).await;
+    rooms.remote.prepare_keys(keys_of_all(&rooms.remote, &pdus, rules)).await;
     let mut batches = Vec::new();
     let mut pdus = pdus.into_iter().peekable();
     while pdus.peek().is_some() {
         let batch: Vec<Object> = pdus.by_ref().take(BATCH).collect();
         let size = batch.len();
-        let remote = std::sync::Arc::clone(&rooms.remote);
+        let remote = Arc::clone(&rooms.remote);
         let check = move || batch.into_iter().map(|pdu| check(&remote, pdu, rules)).collect::<Vec<_>>();
         batches.push((size, tokio::task::spawn_blocking(check)));
     }

@@ -29,6 +29,7 @@ use crate::{
             EventNo, StateKeyNo,
             events::{DeltaRow, EVENTS, EventRow, HEADS, HeadRow, STATE_DELTAS, Standing},
             numbers,
+            rooms::PARTIAL_EVENTS,
         },
     },
 };
@@ -268,10 +269,19 @@ impl<'a> Deciding<'a> {
             replaces,
             redacted_by: None,
         });
+        self.note_partial(number);
         self.head.extremities = vec![(number, event.event_id.clone())];
         self.head.depth = event.depth;
         self.enter(&known, &before, after)?;
         Ok(event)
+    }
+
+    /// Notes that an event has got its place while most members are unknown.
+    pub(super) fn note_partial(&mut self, number: EventNo) {
+        if self.room.is_partial() {
+            let at = self.write.number();
+            self.write.put(PARTIAL_EVENTS, &(self.room.number, at), &number);
+        }
     }
 
     /// Writes an event's row.
@@ -331,9 +341,20 @@ impl<'a> Deciding<'a> {
     }
 
     /// Notes that an entry of the current state has changed, for readers and projections.
-    fn change_state(&mut self, slot: Slot, key: StateKeyNo, old: Option<EventNo>, new: Option<EventNo>) -> Result<()> {
+    pub(super) fn change_state(
+        &mut self,
+        slot: Slot,
+        key: StateKeyNo,
+        old: Option<EventNo>,
+        new: Option<EventNo>,
+    ) -> Result<()> {
         let room = self.room.number;
         self.write.put_at(STATE_DELTAS, slot, move |at| ((room, at, key), DeltaRow(old, new)));
+        self.tell_state(slot, old, new)
+    }
+
+    /// Tells the projections that an entry of the current state has changed.
+    pub(super) fn tell_state(&mut self, slot: Slot, old: Option<EventNo>, new: Option<EventNo>) -> Result<()> {
         let old = old.map(|number| self.known(number)).transpose()?;
         let new = new.map(|number| self.known(number)).transpose()?;
         let Some((kind, state_key)) = new.as_ref().or(old.as_ref()).and_then(|known| known.event.key()) else {
@@ -392,6 +413,13 @@ impl<'a> Deciding<'a> {
         self.rooms.cache.keep_events(self.added);
         self.rooms.cache.keep_state(&self.head.state, 4);
         *self.guard = self.head;
+        Ok(ticket)
+    }
+
+    /// Queues only what was kept beside the room: its end stays as it is, and nobody is woken.
+    pub fn stage(self) -> Result<Ticket> {
+        let ticket = self.write.commit()?;
+        self.rooms.cache.keep_events(self.added);
         Ok(ticket)
     }
 

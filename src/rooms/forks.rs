@@ -55,7 +55,7 @@ impl Deciding<'_> {
         let mut keys = BTreeMap::new();
         let mut maps = Vec::new();
         for state in states {
-            maps.push(self.named(state, &mut keys)?);
+            maps.push(self.by_name(state, &mut keys)?);
         }
         let failed = Cell::new(None);
         let find = |id: &EventId| match self.by_id(id) {
@@ -94,11 +94,11 @@ impl Deciding<'_> {
     /// A whole state by names.
     pub fn entries(&self, state: StateNo) -> Result<StateMap> {
         let state = self.rooms.state_in(&self.write, state)?;
-        self.named(&state, &mut BTreeMap::new())
+        self.by_name(&state, &mut BTreeMap::new())
     }
 
     /// A state by names instead of numbers; `keys` collects which is which.
-    fn named(&self, state: &State, keys: &mut BTreeMap<(String, String), StateKeyNo>) -> Result<StateMap> {
+    fn by_name(&self, state: &State, keys: &mut BTreeMap<(String, String), StateKeyNo>) -> Result<StateMap> {
         let mut map = StateMap::new();
         for (key, number) in state.iter() {
             let name = self.write.get(STATE_KEYS, &key)?;
@@ -148,6 +148,9 @@ impl Deciding<'_> {
             return Ok(known.number);
         }
         let number = numbers::event(&mut self.write, &event.event_id)?;
+        if let Some((kind, state_key)) = event.key() {
+            numbers::state_key(&mut self.write, kind, state_key)?;
+        }
         self.record(Known {
             number,
             room: self.room.number,
@@ -169,10 +172,19 @@ impl Deciding<'_> {
     ///
     /// Errors: 403 `M_FORBIDDEN`.
     pub fn check_at(&self, state: &State, event: &Event) -> Result<()> {
+        self.check_with(state, event, false)
+    }
+
+    /// The same; with `claims`, members that the state lacks are those that the event names.
+    pub(super) fn check_with(&self, state: &State, event: &Event, claims: bool) -> Result<()> {
         let failed = Cell::new(None);
         let verdict = auth::check(self.room.rules, event, |kind, key| {
             let entry = self.rooms.state_key_in(&self.write, kind, key);
             let known = entry.and_then(|key| key.and_then(|key| state.get(key)).map(|at| self.known(at)).transpose());
+            let known = match known {
+                Ok(None) if claims && kind == "m.room.member" => self.named(event, kind, key),
+                known => known,
+            };
             match known {
                 Ok(known) => known.map(|known| Arc::clone(&known.event)),
                 Err(error) => {
@@ -185,6 +197,17 @@ impl Deciding<'_> {
             Some(error) => Err(error),
             None => verdict.map_err(|refusal| Error::forbidden(refusal.to_string())),
         }
+    }
+
+    /// The event for a state key that another event names as one that it rests on.
+    fn named(&self, event: &Event, kind: &str, key: &str) -> Result<Option<Arc<Known>>> {
+        for id in &event.auth_events {
+            let auth = self.by_id(id)?.filter(|auth| auth.event.is(kind, key) && auth.standing != Standing::Rejected);
+            if auth.is_some() {
+                return Ok(auth);
+            }
+        }
+        Ok(None)
     }
 
     /// Gives an event from elsewhere its place on top of the events that it names, and the room the state
@@ -212,6 +235,7 @@ impl Deciding<'_> {
             Some((kind, state_key)) => Some(numbers::state_key(&mut self.write, kind, state_key)?),
             None => None,
         };
+        self.note_partial(number);
         Ok(self.record(Known {
             number,
             room: self.room.number,
@@ -241,6 +265,18 @@ impl Deciding<'_> {
         head.extremities.retain(|(_, id)| !followed.contains(id));
         head.extremities.push((known.number, event.event_id.clone()));
         head.depth = head.depth.max(event.depth);
+        Ok(())
+    }
+
+    /// Makes the current state what follows from the ends of the room.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let state = self.state_of_extremities()?;
+        let slot = self.write.slot();
+        let changes = self.head().state.diff(&state);
+        self.head_mut().state = state;
+        for (key, old, new) in changes {
+            self.change_state(slot, key, old, new)?;
+        }
         Ok(())
     }
 

@@ -333,6 +333,10 @@ impl View for Locked<'_, '_> {
         Some(known.event.event_id.clone())
     }
 
+    fn lacks_members(&self) -> bool {
+        self.deciding.room.is_partial()
+    }
+
     fn entries(&self, state: StateId) -> StateMap {
         self.or_note(self.deciding.entries(StateNo(state)).map(Some)).unwrap_or_default()
     }

@@ -2,10 +2,10 @@
 //!
 //! Spec: server-server-api#joining-rooms, #leaving-rooms-rejecting-invites, #knocking-upon-a-room
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ruma::{
-    OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
+    EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{
         create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
         prepare_leave_event,
@@ -13,10 +13,13 @@ use ruma::{
     events::room::member::MembershipState,
 };
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 
 use super::{
     Room, Rooms, admit,
-    append::{chosen_id, sign},
+    append::{Deciding, chosen_id, sign},
+    arriving,
+    state::State,
 };
 use crate::{
     error::{Error, Result},
@@ -25,20 +28,30 @@ use crate::{
         canonical::{Object, Value},
         compose::Draft,
         event::Event,
-        graph,
         version::{self, Rules},
+        vetting::Vetting,
     },
-    remote::{Patience, RemoteError},
-    store::schema::{
-        events::Standing,
-        rooms::{ROOMS, RoomRow},
+    remote::{Patience, RemoteError, transport::Body},
+    store::{
+        Ticket,
+        schema::{
+            events::Standing,
+            numbers,
+            rooms::{ROOMS, RoomRow},
+        },
     },
 };
 
 /// How many servers are asked, one after the other.
 const MOST_SERVERS: usize = 8;
 /// How long the answer to a join may take, and how many bytes it may have.
-const JOIN: Patience = Patience { timeout: Duration::from_secs(180), limit: 256 * 1024 * 1024, insist: true };
+const JOIN: Patience = Patience { timeout: Duration::from_secs(300), limit: 1 << 30, insist: true };
+/// How many members are put in their places at once, before the user is let in; of more, that many are shown
+/// until the rest follows.
+const MOST_MEMBERS: usize = 500;
+const SHOWN_MEMBERS: usize = 5;
+/// How many events are kept in one `Write`.
+const AT_ONCE: usize = 250;
 /// How patient everything else is.
 const ASK: Patience = Patience { timeout: Duration::from_secs(30), limit: 1024 * 1024, insist: true };
 
@@ -53,6 +66,16 @@ pub async fn join(
     servers: Vec<OwnedServerName>,
     content: Object,
 ) -> Result<Arc<Room>> {
+    let _alone = rooms.entering(room_id).await;
+    // Somebody else of this server may have been let in meanwhile.
+    if let Some(room) = super::doors::inside(rooms, room_id)? {
+        super::doors::change(rooms, &room, |deciding| {
+            let reason = content.get("reason").and_then(Value::as_str);
+            Ok(deciding.join(user, reason, Object::new())?.is_some())
+        })
+        .await?;
+        return Ok(room);
+    }
     let mut last = Error::not_found("this server does not know the room, nor a server that is in it");
     for server in crate::remote::candidates(&rooms.config, servers).iter().take(MOST_SERVERS) {
         match join_through(rooms, room_id, user, server, content.clone()).await {
@@ -81,20 +104,57 @@ async fn join_through(
     let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Join, content)?;
     let join = sign(rooms, draft, rules)?;
     let mut request = create_join_event::v2::Request::new(room_id.to_owned(), join.event_id.clone(), join.to_pdu());
-    request.omit_members = false;
-    let answer = rooms.remote.ask_with(server, request, JOIN).await.map_err(|error| error.for_client(server))?;
-    let answer = answer.room_state;
-    let join = match answer.event {
-        Some(signed) => countersigned(rooms, &signed, &join, rules).await?,
+    request.omit_members = true;
+    let body = rooms.remote.stream(server, request, JOIN).await.map_err(|error| error.for_client(server))?;
+    let given = read(rooms, rules, body).await.map_err(|error| error.for_client(server))?;
+    let join = match &given.event {
+        Some(signed) => countersigned(rooms, signed, &join, rules).await?,
         None => join,
     };
-    let state = events(rooms, answer.state, rules).await;
-    let chain = events(rooms, answer.auth_chain, rules).await;
-    let (rooms, room_id) = (Arc::clone(rooms), room_id.to_owned());
-    let begin = move || begin(&rooms, &room_id, rules, join, state, chain);
+    let (held, room_id, via) = (Arc::clone(rooms), room_id.to_owned(), server.to_owned());
+    let begin = move || begin(&held, &room_id, rules, join, given, &via);
     let (room, ticket) = tokio::task::spawn_blocking(begin).await.map_err(Error::internal)??;
     ticket.published().await?;
+    if room.is_partial() {
+        rooms.partial.begun.notify_one();
+    }
     Ok(room)
+}
+
+/// What another server gives to one that has joined.
+#[derive(Default)]
+struct Given {
+    state: Vec<Event>,
+    chain: Vec<Event>,
+    /// The join as it stands in the room.
+    event: Option<Box<RawValue>>,
+    members_omitted: bool,
+    servers: Vec<OwnedServerName>,
+}
+
+/// Reads the answer to a join: every event has been checked for its signatures by then.
+async fn read(rooms: &Arc<Rooms>, rules: &'static Rules, body: Body) -> Result<Given, RemoteError> {
+    let (to, mut from) = mpsc::channel::<arriving::Batch>(2);
+    let mut given = Given::default();
+    let take = async {
+        let (mut state, mut chain) = (Vec::new(), Vec::new());
+        while let Some((field, events)) = from.recv().await {
+            let list = if *field == *"state" { &mut state } else { &mut chain };
+            list.extend(events);
+        }
+        (state, chain)
+    };
+    let (besides, taken) = tokio::join!(arriving::read(rooms, rules, body, &["state", "auth_chain"], to), take);
+    (given.state, given.chain) = taken;
+    for piece in besides? {
+        match &*piece.field {
+            "event" => given.event = RawValue::from_string(piece.json).ok().filter(|event| event.get() != "null"),
+            "members_omitted" => given.members_omitted = piece.json == "true",
+            "servers_in_room" => given.servers.extend(serde_json::from_str::<OwnedServerName>(&piece.json).ok()),
+            _ => {}
+        }
+    }
+    Ok(given)
 }
 
 /// The versions that this server offers to join.
@@ -175,69 +235,101 @@ async fn countersigned(rooms: &Rooms, signed: &RawValue, join: &Event, rules: &R
     }
 }
 
-async fn events(rooms: &Rooms, pdus: Vec<Box<RawValue>>, rules: &'static Rules) -> Vec<Event> {
-    let objects = pdus.into_iter().filter_map(|pdu| admit::object(&pdu, rules).ok()).collect();
-    admit::many(rooms, objects, rules).await
-}
-
 /// Records a room as another server has given it, with our join on top. Every event has been checked for its
-/// signatures; here each is checked against its auth events, and what does not hold is left out.
+/// signatures; here each is checked against its auth events, and what does not hold is left out. Where members are
+/// left out, or are many, they are fetched or put in their places later ([`super::completing`]).
 fn begin(
     rooms: &Rooms,
     room_id: &RoomId,
     rules: &'static Rules,
     join: Event,
-    state: Vec<Event>,
-    chain: Vec<Event>,
-) -> Result<(Arc<Room>, crate::store::Ticket)> {
-    let in_state: std::collections::HashSet<OwnedEventId> = state.iter().map(|event| event.event_id.clone()).collect();
-    let given: Vec<Arc<Event>> =
-        chain.into_iter().chain(state).filter(|event| event.room_id == *room_id).map(Arc::new).collect();
-    let good = allowed(rules, &given);
-    let create = good.values().find(|event| event.is("m.room.create", "") && in_state.contains(&event.event_id));
+    given: Given,
+    via: &ServerName,
+) -> Result<(Arc<Room>, Ticket)> {
+    let members = given.state.iter().filter(|event| event.kind == "m.room.member").count();
+    let later = given.members_omitted || members > MOST_MEMBERS;
+    let in_state: HashSet<OwnedEventId> = given.state.iter().map(|event| event.event_id.clone()).collect();
+    let mut vetting = Vetting::new(rules, room_id);
+    let good = vetting.offer(given.chain.into_iter().chain(given.state), |id| believed(rooms, room_id, id));
+    let create = in_state.iter().find_map(|id| {
+        let create =
+            good.iter().find(|event| event.event_id == *id).cloned().or_else(|| Some(believed(rooms, room_id, id)?.0));
+        create.filter(|event| event.is("m.room.create", ""))
+    });
     let create = create.ok_or_else(|| Error::bad_json("the other server has sent no valid create event"))?;
-    if auth::create::room_version(create).is_none_or(|found| found.version != rules.version) {
+    if auth::create::room_version(&create).is_none_or(|found| found.version != rules.version) {
         return Err(Error::bad_json("the room has another version than the other server has said"));
     }
-    let create = create.event_id.clone();
     let room = rooms.begin(room_id.to_owned(), rules)?;
+    keep(rooms, &room, &good, &create)?;
     let mut deciding = rooms.decide(&room);
     let mut before = Vec::new();
-    for event in graph::auth_order(&good.values().cloned().collect::<Vec<_>>()) {
-        let number = deciding.keep(&event, Standing::Outlier)?;
-        if event.event_id == create {
-            let row = RoomRow { id: room.id.clone(), version: room.version.clone(), create: number };
-            deciding.write.put(ROOMS, &room.number, &row);
+    let mut shown = 0;
+    for id in &in_state {
+        let Some(known) = deciding.by_id(id)?.filter(|known| known.standing != Standing::Rejected) else { continue };
+        if later && known.event.kind == "m.room.member" && !rooms.is_local(&known.event.sender) {
+            shown += usize::from(super::partial::is_present(&known.event));
+            if !given.members_omitted && shown > SHOWN_MEMBERS {
+                continue;
+            }
         }
-        if in_state.contains(&event.event_id) {
-            before.push(number);
-        }
+        before.push(known.number);
     }
     let before = deciding.state_of(&before)?;
     let join = Arc::new(join);
-    deciding.check_at(&before, &join)?;
+    match later {
+        true => deciding.check_claimed(&before, &join)?,
+        false => deciding.check_at(&before, &join)?,
+    }
     deciding.start_over();
-    deciding.accept(&join, &before, Standing::Accepted)?;
-    let ticket = deciding.commit()?;
-    Ok((room, ticket))
-}
-
-/// Those of the events that their own auth events allow.
-fn allowed(rules: &Rules, events: &[Arc<Event>]) -> HashMap<OwnedEventId, Arc<Event>> {
-    let mut good: HashMap<OwnedEventId, Arc<Event>> = HashMap::new();
-    for event in graph::auth_order(events) {
-        let mut auths: Vec<Arc<Event>> = event.auth_events.iter().filter_map(|id| good.get(id).cloned()).collect();
-        let complete = auths.len() == event.auth_events.len();
-        let selected = auth::check_auth_events(rules, &event, auths.iter().map(|auth| (&**auth, false)));
-        if rules.room_id_is_hash {
-            auths.extend(good.values().find(|event| event.is("m.room.create", "")).cloned());
-        }
-        let find = |kind: &str, key: &str| auths.iter().find(|auth| auth.is(kind, key)).cloned();
-        if complete && selected.is_ok() && auth::check(rules, &event, find).is_ok() {
-            good.insert(event.event_id.clone(), event);
+    room.set_partial(later);
+    let begun = enter(&mut deciding, &join, &before, later.then_some((via, &given.servers[..])));
+    match begun.and_then(|()| deciding.commit()) {
+        Ok(ticket) => Ok((Arc::clone(&room), ticket)),
+        Err(error) => {
+            room.set_partial(false);
+            Err(error)
         }
     }
-    good
+}
+
+/// An event that was believed before, and whether it was rejected.
+fn believed(rooms: &Rooms, room: &RoomId, id: &EventId) -> Option<(Arc<Event>, bool)> {
+    let known = rooms.by_id(id).ok().flatten().filter(|known| known.event.room_id == *room)?;
+    Some((Arc::clone(&known.event), known.standing == Standing::Rejected))
+}
+
+/// Keeps good events beside the room, some at a time: until the room is entered nothing names them.
+fn keep(rooms: &Rooms, room: &Room, good: &[Arc<Event>], create: &Event) -> Result<()> {
+    for (at, some) in good.chunks(AT_ONCE).enumerate() {
+        let mut deciding = rooms.decide(room);
+        for event in some {
+            deciding.keep(event, Standing::Outlier)?;
+        }
+        if at == 0 {
+            let number = numbers::event(&mut deciding.write, &create.event_id)?;
+            let row = RoomRow { id: room.id.clone(), version: room.version.clone(), create: number };
+            deciding.write.put(ROOMS, &room.number, &row);
+        }
+        drop(deciding.stage()?);
+    }
+    Ok(())
+}
+
+fn enter(
+    deciding: &mut Deciding<'_>,
+    join: &Arc<Event>,
+    before: &State,
+    partial: Option<(&ServerName, &[OwnedServerName])>,
+) -> Result<()> {
+    match partial {
+        Some((via, servers)) => {
+            let number = numbers::event(&mut deciding.write, &join.event_id)?;
+            deciding.begin_partial(number, via, servers)?;
+        }
+        None => deciding.end_partial(false)?,
+    }
+    deciding.accept(join, before, Standing::Accepted).map(drop)
 }
 
 /// Takes a local user out of a room that this server is not in: an invite is declined, a knock taken back.

@@ -11,8 +11,10 @@ pub mod access;
 pub mod admit;
 pub mod aliases;
 pub mod append;
+pub mod arriving;
 pub mod backfill;
 pub mod cache;
+pub mod completing;
 pub mod create;
 pub mod delayed;
 pub mod directory;
@@ -28,6 +30,7 @@ pub mod inviting;
 pub mod joining;
 pub mod membership;
 pub mod outside;
+pub mod partial;
 pub mod people;
 pub mod presence;
 pub mod profile;
@@ -48,7 +51,13 @@ pub mod token;
 pub mod upgrade;
 pub mod view;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use imbl::OrdSet;
 use parking_lot::Mutex;
@@ -114,6 +123,10 @@ pub struct Rooms {
     presence: presence::Tracker,
     /// Events of other servers that wait to be taken in.
     pub inbox: inbox::Inbox,
+    /// Rooms whose members are on their way.
+    pub partial: partial::Partials,
+    /// Rooms that are being entered with the help of another server: one at a time goes through a door.
+    entering: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A room that is in memory. There is never more than one of these per room.
@@ -131,6 +144,8 @@ pub struct Room {
     intake: tokio::sync::Mutex<()>,
     /// Held while the past is fetched from another server, likewise.
     filling: tokio::sync::Mutex<()>,
+    /// Whether most members are still on their way. Changes only with the head locked.
+    partial: AtomicBool,
     /// How much stands in the search index and not yet in a block.
     search_tail: projections::search::Tail,
 }
@@ -152,8 +167,18 @@ pub struct Head {
 
 impl Room {
     fn new(number: RoomNo, id: OwnedRoomId, rules: &'static Rules, head: Head) -> Self {
-        let (intake, filling, search_tail) = Default::default();
-        Self { number, id, version: rules.id(), rules, head: Mutex::new(head), intake, filling, search_tail }
+        let (intake, filling, search_tail, partial) = Default::default();
+        let (version, head) = (rules.id(), Mutex::new(head));
+        Self { number, id, version, rules, head, intake, filling, partial, search_tail }
+    }
+
+    /// Whether this server has joined the room and most of its members are still on their way.
+    pub fn is_partial(&self) -> bool {
+        self.partial.load(Ordering::Acquire)
+    }
+
+    fn set_partial(&self, partial: bool) {
+        self.partial.store(partial, Ordering::Release);
     }
 }
 
@@ -177,6 +202,8 @@ impl Rooms {
             delayed: delayed::Delayed::default(),
             presence: presence::Tracker::default(),
             inbox: inbox::Inbox::default(),
+            partial: partial::Partials::default(),
+            entering: Mutex::default(),
         }
     }
 
@@ -208,6 +235,7 @@ impl Rooms {
             open.retain(|_, room| Arc::strong_count(room) > 1);
         }
         let room = Arc::new(Room::new(number, row.id, rules, self.load_head(number)?));
+        room.set_partial(self.store.write().get(rooms::PARTIAL_ROOMS, &number)?.is_some());
         open.insert(number, Arc::clone(&room));
         Ok(Some(room))
     }
@@ -245,11 +273,27 @@ impl Rooms {
         let number = numbers::room(&mut write, &id)?;
         drop(write.commit()?);
         if let Some(room) = self.open(number)? {
-            return Ok(room);
+            if room.rules.version == rules.version {
+                return Ok(room);
+            }
+            // Whoever has invited somebody may have named another version.
+            if self.store.contains(events::HEADS, &number)? {
+                return Err(Error::bad_json("the room has another version than this server knows"));
+            }
         }
         let room = Arc::new(Room::new(number, id, rules, Head::default()));
         self.open.lock().insert(number, Arc::clone(&room));
         Ok(room)
+    }
+
+    /// Waits for a turn to enter a room.
+    async fn entering(&self, room: &RoomId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut entering = self.entering.lock();
+            entering.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(entering.entry(room.to_owned()).or_default())
+        };
+        turn.lock_owned().await
     }
 
     /// An event with what the store knows of it.

@@ -73,6 +73,7 @@ pub fn template(
             Error::bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", room.version.as_str())
         );
     }
+    super::partial::check_whole(room)?;
     let deciding = rooms.decide(room);
     let mut content = Object::from([("membership".to_owned(), membership.as_str().into())]);
     if membership == MembershipState::Join
@@ -99,6 +100,9 @@ pub async fn receive(
     mut pdu: Object,
 ) -> Result<Arc<Known>> {
     check_member_event(&pdu, origin, &membership)?;
+    if membership != MembershipState::Leave {
+        super::partial::check_whole(room)?;
+    }
     if membership == MembershipState::Join && authorised_by_us(rooms, &pdu) {
         sign::sign_event(&mut pdu, rooms.config.server_name.as_str(), &rooms.key, room.rules);
     }
@@ -174,6 +178,7 @@ pub struct Snapshot {
 ///
 /// Errors: 404 `M_NOT_FOUND` if the event is not known or has no place in the room.
 pub fn state_before(rooms: &Rooms, room: &Room, event_id: &EventId) -> Result<Snapshot> {
+    super::partial::check_whole(room)?;
     let not_found = || Error::not_found("this server does not know the state at that event");
     let known = rooms.by_id(event_id)?.filter(|known| known.room == room.number).ok_or_else(not_found)?;
     let state = rooms.state(known.before.ok_or_else(not_found)?)?;

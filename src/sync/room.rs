@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    rooms::{cache::Known, token::SyncToken},
+    rooms::{cache::Known, partial, token::SyncToken},
     store::{
         Position,
         schema::{EventNo, RoomNo, StateKeyNo, events::STATE_DELTAS},
@@ -101,7 +101,14 @@ impl<'a> Ask<'a> {
 pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> Result<Option<String>> {
     let look = ask.look;
     let (until, since) = (look.now.position, ask.position());
-    let fresh = place.is_new(since);
+    let lazy = ask.filter.room.state.lazy_load_members;
+    let (is_whole, arrived) = partial::arrived(look.rooms, place.room)?;
+    if !is_whole && !lazy {
+        // Whoever wants to be told of everybody hears of the room when everybody is known.
+        return Ok(None);
+    }
+    let arrived = arrived.is_some_and(|at| at <= until && since.is_some_and(|since| at > since));
+    let fresh = place.is_new(since) || (arrived && !lazy);
     // Who was here before has a part of the timeline already; nothing of it is told again.
     let returns = fresh && since.is_some() && place.has_past(look)?;
     let after = since.filter(|_| !fresh || returns).unwrap_or_default();
@@ -111,7 +118,7 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
     let read =
         |timeline: &Timeline| Changes::read(look, place.room, since.filter(|_| !whole), timeline.start(until), until);
     let changes = ask.agree(place.room, &mut timeline, read)?;
-    let summary = match whole || Summary::changed(look, &changes)? {
+    let summary = match whole || arrived || Summary::changed(look, &changes)? {
         true => Some(Summary::read(look, place.room, changes.state()?)?),
         false => None,
     };
@@ -125,7 +132,10 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
         None => BTreeSet::new(),
     };
     let choice = Choice { ask, place, changes: &changes, whole, moved };
-    let state = choice.select(&timeline, wanted, members)?;
+    let mut state = choice.select(&timeline, wanted, members)?;
+    if !is_whole {
+        state.extend(claimed(ask, &timeline, &changes)?);
+    }
     let (receipts, ephemeral) = ephemeral(ask, place, fresh)?;
     let data = if fresh && since.is_some() { account::of_room(look, place.room)? } else { data };
     let account_data = write_account_data(ask, place, &data);
@@ -192,6 +202,22 @@ pub fn left(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> 
     write_state(ask, &state, &mut out)?;
     let _ = write!(out, ",\"account_data\":{{\"events\":[{account_data}]}}}}");
     Ok(Some(out))
+}
+
+/// The member events of senders who are not known yet, as their own events name them.
+fn claimed(ask: &Ask<'_>, timeline: &Timeline, changes: &Changes<'_>) -> Result<Vec<Arc<Known>>> {
+    let rooms = ask.look.rooms;
+    let mut claimed = BTreeMap::new();
+    for (_, known) in &timeline.events {
+        let sender = known.event.sender.as_str();
+        let key = rooms.state_key("m.room.member", sender)?;
+        if key.map(|key| changes.at_end(key)).transpose()?.flatten().is_none()
+            && let Some(member) = partial::claimed_sender(rooms, known)?
+        {
+            claimed.insert(sender, member);
+        }
+    }
+    Ok(claimed.into_values().collect())
 }
 
 /// The members who changed in a part of the log.

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound,
-    rooms::{delayed, ephemeral, guests, inbox, presence, profile, send},
+    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, send},
     store::StoreError,
 };
 
@@ -29,6 +29,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "taking in events of other servers", |ctx| inbox::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
+    keep_up(ctx, "fetching the members of rooms", |ctx| completing::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);

@@ -3,6 +3,7 @@
 mod directory;
 mod doors;
 mod intake;
+mod joining;
 mod keys;
 mod outgoing;
 mod presence;

@@ -19,7 +19,7 @@ mod user;
 
 pub use self::{
     answer::Answer,
-    network::network,
+    network::{Network, network},
     server::{Server, server, server_with},
     talk::{bodies, in_room, quoted},
     user::User,

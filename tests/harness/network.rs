@@ -49,6 +49,13 @@ impl Network {
 
     /// A new server with something changed in its configuration.
     pub async fn server_with(&self, name: &str, change: impl FnOnce(&mut Config)) -> Server {
+        let server = self.idle(name, change).await;
+        tasks::start(&server.ctx);
+        server
+    }
+
+    /// A new server that answers and does nothing on its own, until its tasks are started.
+    pub async fn idle(&self, name: &str, change: impl FnOnce(&mut Config)) -> Server {
         let mut config = Config::for_tests();
         config.server_name = name.try_into().expect("a server name");
         change(&mut config);
@@ -58,7 +65,6 @@ impl Network {
         let app = App::new(config, self.clock.clone(), Chance::seeded(seed), store, key, Arc::new(self.clone()));
         let server = Server::new(app.expect("an empty store is good"));
         self.inner.servers.lock().insert(name.to_owned(), server.http.clone());
-        tasks::start(&server.ctx);
         server
     }
 

@@ -53,9 +53,12 @@ impl<V: View> Court<'_, V> {
 
     pub fn judge(&mut self, event: &Event) -> Result<(Verdict, Before), Pause> {
         let before = self.before(event)?;
-        let allowed = self
-            .by_auth_events(event)?
-            .and_then(|()| auth::check(self.intake.rules, event, |kind, key| self.entry(&before, kind, key)));
+        let allowed = self.by_auth_events(event)?.and_then(|()| {
+            let entry = |kind: &str, key: &str| self.entry(&before, kind, key);
+            auth::check(self.intake.rules, event, |kind, key| {
+                entry(kind, key).or_else(|| self.claimed(event, kind, key))
+            })
+        });
         let known_rejected = self.view.event(&event.event_id).is_some_and(|known| known.rejected);
         if let Err(refusal) = allowed {
             return Ok((Verdict::Rejected(refusal), before));
@@ -74,7 +77,9 @@ impl<V: View> Court<'_, V> {
                 Current::After(id) => self.entry(&Before::After(id.clone()), kind, key),
                 Current::State(state) => self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
             };
-            if let Err(refusal) = auth::check(self.intake.rules, event, current) {
+            if let Err(refusal) = auth::check(self.intake.rules, event, |kind, key| {
+                current(kind, key).or_else(|| self.claimed(event, kind, key))
+            }) {
                 return Ok((Verdict::SoftFailed(refusal), before));
             }
         }
@@ -98,6 +103,19 @@ impl<V: View> Court<'_, V> {
         };
         let states = current.into_iter().chain(before).collect();
         self.resolve(states).map(|state| Current::State(Arc::new(state)))
+    }
+
+    /// A member that the server's states may lack, as the event names it.
+    fn claimed(&self, event: &Event, kind: &str, key: &str) -> Option<Arc<Event>> {
+        if kind != "m.room.member" || !self.view.lacks_members() {
+            return None;
+        }
+        event
+            .auth_events
+            .iter()
+            .filter(|id| !self.is_rejected(id))
+            .filter_map(|id| self.find(id))
+            .find(|auth| auth.is(kind, key))
     }
 
     /// Makes the accepted event an end of the room, and the current state what follows from it.

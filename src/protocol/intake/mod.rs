@@ -104,6 +104,10 @@ pub trait View {
     fn entry(&self, state: StateId, kind: &str, state_key: &str) -> Option<OwnedEventId>;
     /// A whole state. Asked for only where states must be resolved.
     fn entries(&self, state: StateId) -> StateMap;
+    /// Whether its states lack members, because the server has only just joined the room.
+    fn lacks_members(&self) -> bool {
+        false
+    }
 }
 
 /// What to do next.

@@ -4,11 +4,11 @@ use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{
     error::Result,
-    rooms::{Head, append::StateDelta},
+    rooms::{Head, Room, append::StateDelta},
     store::{
         Write,
         schema::{
-            RoomNo, numbers,
+            numbers,
             rooms::{LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow},
         },
     },
@@ -48,8 +48,8 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     }
     let joined = |membership: &MembershipState| *membership == MembershipState::Join;
     match (joined(&member.before), joined(&member.after)) {
-        (false, true) => count_server(write, room, member.user.server_name(), 1)?,
-        (true, false) => count_server(write, room, member.user.server_name(), -1)?,
+        (false, true) => count_server(write, delta.room, member.user.server_name(), 1)?,
+        (true, false) => count_server(write, delta.room, member.user.server_name(), -1)?,
         _ => {}
     }
     Ok(())
@@ -97,9 +97,11 @@ fn member(delta: &StateDelta<'_>) -> Option<Member> {
     })
 }
 
-fn count_server(write: &mut Write, room: RoomNo, server: &ServerName, by: i64) -> Result<()> {
-    let key = (room, server.as_str().to_owned());
+fn count_server(write: &mut Write, room: &Room, server: &ServerName, by: i64) -> Result<()> {
+    let key = (room.number, server.as_str().to_owned());
     match write.get(ROOM_SERVERS, &key)?.unwrap_or(0).saturating_add_signed(by) {
+        // Others of the server may be in the room whom nobody here knows yet.
+        0 if room.is_partial() => write.put(ROOM_SERVERS, &key, &0),
         0 => write.delete(ROOM_SERVERS, &key),
         count => write.put(ROOM_SERVERS, &key, &count),
     }

@@ -1,6 +1,8 @@
 //! Rooms, who is in them, and what people keep about them.
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, events::room::member::MembershipState,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{EventNo, RoomNo, UserNo};
@@ -38,8 +40,30 @@ pub const MEMBERS: Table<(RoomNo, UserNo), MemberRow> = Table::new("members");
 /// The joined users of this server, by room. Written by `rooms::projections::members`.
 pub const LOCAL_MEMBERS: Table<(RoomNo, UserNo), ()> = Table::new("local_members");
 
-/// How many users of each server are joined to a room. Written by `rooms::projections::members`.
+/// How many users of each server are joined to a room; 0 while a server is known to be in it and its users are
+/// not. Written by `rooms::projections::members`.
 pub const ROOM_SERVERS: Table<(RoomNo, String), u64> = Table::new("room_servers");
+
+/// A room that this server has joined and whose members are still on their way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartialRow {
+    /// The join with which this server came in; the state before it is what is missing.
+    #[serde(rename = "j")]
+    pub join: EventNo,
+    /// The server that let it in.
+    #[serde(rename = "v")]
+    pub via: OwnedServerName,
+}
+
+/// One row per such room; it is gone when the members are there. Written by `rooms::partial`.
+pub const PARTIAL_ROOMS: Table<RoomNo, PartialRow> = Table::new("partial_rooms");
+
+/// Events that got their place while members were missing, in that order: they are judged again. Written by
+/// `rooms::append`.
+pub const PARTIAL_EVENTS: Table<(RoomNo, u64), EventNo> = Table::new("partial_events");
+
+/// Where the log was when the members of a room had arrived. Written by `rooms::partial`.
+pub const ARRIVED: Table<RoomNo, Position> = Table::new("arrived");
 
 /// Where somebody stands towards a room, by user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::{
     error::Result,
     http::{Reply, User},
     rooms::{
+        partial,
         read::{self, MemberQuery},
         view::Viewer,
     },
@@ -20,12 +21,14 @@ use crate::{
 pub async fn list(ctx: Ctx, user: User, req: get_member_events::v3::Request) -> Result<Reply> {
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     let query = MemberQuery { at: req.at, is: req.membership, is_not: req.not_membership };
+    partial::whole_by_id(&ctx.rooms, &req.room_id).await?;
     let members = read::members(&ctx.rooms, &viewer, &req.room_id, &query)?;
     Ok(Reply::json(format!("{{\"chunk\":{}}}", json_list(&members))))
 }
 
 /// Answers who is joined, with names and avatars.
 pub async fn joined(ctx: Ctx, user: User, req: joined_members::v3::Request) -> Result<joined_members::v3::Response> {
+    partial::whole_by_id(&ctx.rooms, &req.room_id).await?;
     let members = read::joined_members(&ctx.rooms, &user.id, &req.room_id)?;
     let joined = members.iter().filter_map(|known| {
         let mut member = RoomMember::new();

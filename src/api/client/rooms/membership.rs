@@ -17,7 +17,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::User,
-    rooms::{access, append::Deciding, doors, membership},
+    rooms::{access, append::Deciding, doors, membership, partial},
     store::schema::numbers,
 };
 
@@ -38,6 +38,7 @@ pub async fn invite(ctx: Ctx, user: User, req: invite_user::v3::Request) -> Resu
         return Err(Error::bad_request("M_THREEPID_DENIED", message));
     };
     let room = ctx.rooms.joined(&req.room_id, &user.id)?;
+    partial::whole(&ctx.rooms, &room).await?;
     doors::invite(&ctx.rooms, &room, &user.id, &guest.user_id, false, guest.reason.as_deref()).await?;
     Ok(invite_user::v3::Response::new())
 }
@@ -89,6 +90,7 @@ pub async fn leave(ctx: Ctx, user: User, req: leave_room::v3::Request) -> Result
 pub async fn kick(ctx: Ctx, user: User, req: kick_user::v3::Request) -> Result<kick_user::v3::Response> {
     user.may_act()?;
     let room = ctx.rooms.joined(&req.room_id, &user.id)?;
+    partial::whole(&ctx.rooms, &room).await?;
     let kick = |deciding: &mut Deciding<'_>| deciding.kick(&user.id, &req.user_id, req.reason.as_deref());
     doors::change(&ctx.rooms, &room, |deciding| kick(deciding).map(|_| true)).await?;
     Ok(kick_user::v3::Response::new())
@@ -98,6 +100,7 @@ pub async fn kick(ctx: Ctx, user: User, req: kick_user::v3::Request) -> Result<k
 pub async fn ban(ctx: Ctx, user: User, req: ban_user::v3::Request) -> Result<ban_user::v3::Response> {
     user.may_act()?;
     let room = ctx.rooms.joined(&req.room_id, &user.id)?;
+    partial::whole(&ctx.rooms, &room).await?;
     let ban = |deciding: &mut Deciding<'_>| deciding.ban(&user.id, &req.user_id, req.reason.as_deref());
     doors::change(&ctx.rooms, &room, |deciding| ban(deciding).map(|event| event.is_some())).await?;
     Ok(ban_user::v3::Response::new())
@@ -107,6 +110,7 @@ pub async fn ban(ctx: Ctx, user: User, req: ban_user::v3::Request) -> Result<ban
 pub async fn unban(ctx: Ctx, user: User, req: unban_user::v3::Request) -> Result<unban_user::v3::Response> {
     user.may_act()?;
     let room = ctx.rooms.joined(&req.room_id, &user.id)?;
+    partial::whole(&ctx.rooms, &room).await?;
     let unban = |deciding: &mut Deciding<'_>| deciding.unban(&user.id, &req.user_id, req.reason.as_deref());
     doors::change(&ctx.rooms, &room, |deciding| unban(deciding).map(|_| true)).await?;
     Ok(unban_user::v3::Response::new())

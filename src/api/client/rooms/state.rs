@@ -13,11 +13,12 @@ use crate::{
     app::Ctx,
     error::Result,
     http::{Reply, User},
-    rooms::{guests, read, send, view::Viewer},
+    rooms::{guests, partial, read, send, view::Viewer},
 };
 
 /// Answers all state that the caller may look at.
 pub async fn all(ctx: Ctx, user: User, req: get_state_events::v3::Request) -> Result<Reply> {
+    partial::whole_by_id(&ctx.rooms, &req.room_id).await?;
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     Ok(Reply::json(list(&read::state(&ctx.rooms, &viewer, &req.room_id)?)))
 }

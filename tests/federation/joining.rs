@@ -1,0 +1,249 @@
+//! Joining rooms of other servers: in at once, the members later.
+
+use std::time::Duration;
+
+use ingle::{
+    protocol::{
+        canonical::{self, Object},
+        compose::Draft,
+    },
+    rooms::{completing, intake},
+    store::schema::rooms::ROOM_SERVERS,
+    tasks,
+};
+use serde_json::{Value, json};
+
+use crate::harness::{Network, Server, User, bodies, network, quoted};
+
+/// A room of Ann's with a name, in which there are others of her server and Cid of a third one.
+struct Scene {
+    network: Network,
+    ann: User,
+    cid: User,
+    bob: User,
+    room: String,
+}
+
+async fn scene() -> Scene {
+    let network = network();
+    let (a, c) = (network.server("a.example").await, network.server("c.example").await);
+    let (ann, cid) = (a.with_user("ann").await, c.with_user("cid").await);
+    let room = ann.create_room().with("preset", "public_chat").with("name", "Plaza").await;
+    for name in ["dan", "eve", "fay"] {
+        a.with_user(name).await.join(&room).await.ok();
+    }
+    cid.join_via(&room, &a).await.ok();
+    whole(&c, &room).await;
+    // Nothing happens on b on its own.
+    let bob = network.idle("b.example", |_| ()).await.with_user("bob").await;
+    Scene { network, ann, cid, bob, room }
+}
+
+fn is_partial(server: &Server, room: &str) -> bool {
+    let id = <&ruma::RoomId>::try_from(room).expect("a room ID");
+    server.ctx.rooms.find(id).expect("the room").is_partial()
+}
+
+/// Waits until something is so on a server; it is looked at whenever something was written.
+async fn until(server: &Server, what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut log = server.ctx.store.watch();
+    let wait = async {
+        while !is_so() {
+            log.changed().await.expect("the server runs");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+async fn whole(server: &Server, room: &str) {
+    until(server, "all members", || !is_partial(server, room)).await;
+}
+
+async fn hears(user: &User, room: &str, text: &str) {
+    let wait = async {
+        let mut log = user.server.ctx.store.watch();
+        while !user.read(room).await.iter().any(|said| said == text) {
+            log.changed().await.expect("the server runs");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("{text} is not heard"));
+}
+
+async fn members(user: &User, room: &str) -> Vec<String> {
+    let answer = user.room(room, "joined_members").await.ok();
+    answer["joined"].as_object().expect("members").keys().cloned().collect()
+}
+
+fn servers(server: &Server, room: &str) -> Vec<(String, u64)> {
+    let id = <&ruma::RoomId>::try_from(room).expect("a room ID");
+    let number = server.ctx.rooms.find(id).expect("the room").number;
+    let rows = server.ctx.store.scan(ROOM_SERVERS, &(number,));
+    rows.map(|row| row.expect("a row")).map(|((_, server), count)| (server, count)).collect()
+}
+
+fn count(servers: &[(&str, u64)]) -> Vec<(String, u64)> {
+    servers.iter().map(|(server, count)| ((*server).to_owned(), *count)).collect()
+}
+
+const EVERYBODY: [&str; 6] =
+    ["@ann:a.example", "@bob:b.example", "@cid:c.example", "@dan:a.example", "@eve:a.example", "@fay:a.example"];
+
+#[tokio::test]
+async fn somebody_speaks_and_listens_before_the_members_are_known() {
+    let Scene { ann, cid, bob, room, .. } = scene().await;
+    let b = bob.server.clone();
+    bob.join_via(&room, &ann.server).await.ok();
+    assert!(is_partial(&b, &room));
+    assert_eq!(servers(&b, &room), count(&[("a.example", 0), ("b.example", 1), ("c.example", 0)]));
+    cid.say(&room, "who is there?").await;
+    hears(&bob, &room, "who is there?").await;
+    bob.say(&room, "I am").await;
+    // Others of the house come in through the same door, and other servers have to look elsewhere.
+    b.with_user("gus").await.join(&room).await.ok();
+    let path = format!("/_matrix/federation/v1/make_join/{}/@gil:c.example?ver=12&ver=11&ver=10", quoted(&room));
+    let answer = cid.server.ask_server(&b, http::Method::GET, &path, None).await;
+    answer.is("404 M_NOT_FOUND");
+    let (mut everybody, ()) = tokio::join!(members(&bob, &room), async { tasks::start(&b.ctx) });
+    everybody.retain(|member| member != "@gus:b.example");
+    assert_eq!(everybody, EVERYBODY);
+    assert_eq!(servers(&b, &room), count(&[("a.example", 4), ("b.example", 2), ("c.example", 1)]));
+    hears(&ann, &room, "I am").await;
+    hears(&cid, &room, "I am").await;
+    until(&ann.server, "the same state", || state(&b, &room) == state(&ann.server, &room)).await;
+}
+
+fn state(server: &Server, room: &str) -> Vec<String> {
+    let rooms = &server.ctx.rooms;
+    let id = <&ruma::RoomId>::try_from(room).expect("a room ID");
+    let state = rooms.current(rooms.find(id).expect("the room").number).expect("a state");
+    let mut ids: Vec<_> =
+        state.iter().map(|(_, number)| rooms.known(number).expect("an event").event.event_id.to_string()).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn what_was_begun_is_finished_after_a_restart() {
+    let Scene { network, ann, bob, room, .. } = scene().await;
+    bob.join_via(&room, &ann.server).await.ok();
+    assert!(is_partial(&bob.server, &room));
+    let again = network.restart(&bob.server).await;
+    whole(&again, &room).await;
+    assert_eq!(members(&User { server: again, ..bob }, &room).await, EVERYBODY);
+}
+
+#[tokio::test]
+async fn another_server_helps_when_the_first_is_gone() {
+    let Scene { network, ann, cid, bob, room } = scene().await;
+    bob.join_via(&room, &ann.server).await.ok();
+    until(&cid.server, "the join", || has(&cid.server, &room, bob.id.as_str())).await;
+    network.away(&ann.server);
+    tasks::start(&bob.server.ctx);
+    whole(&bob.server, &room).await;
+    assert_eq!(members(&bob, &room).await, EVERYBODY);
+}
+
+fn has(server: &Server, room: &str, user: &str) -> bool {
+    let rooms = &server.ctx.rooms;
+    let id = <&ruma::RoomId>::try_from(room).expect("a room ID");
+    let user = <&ruma::UserId>::try_from(user).expect("a user ID");
+    let number = rooms.find(id).expect("the room").number;
+    rooms.membership(number, user).expect("a membership") == ruma::events::room::member::MembershipState::Join
+}
+
+fn lazy() -> String {
+    quoted(&json!({ "room": { "state": { "lazy_load_members": true } } }).to_string())
+}
+
+async fn sync(user: &User, rest: &str) -> Value {
+    user.get(&format!("/_matrix/client/v3/sync?timeout=0{rest}")).await.ok()
+}
+
+fn senders(state: &Value) -> Vec<&str> {
+    let members = state.as_array().expect("a list").iter().filter(|event| event["type"] == "m.room.member");
+    let mut members: Vec<_> = members.filter_map(|event| event["state_key"].as_str()).collect();
+    members.sort();
+    members
+}
+
+#[tokio::test]
+async fn readers_who_load_members_on_demand_see_the_room_at_once_and_the_others_later() {
+    let Scene { ann, cid, bob, room, .. } = scene().await;
+    let before = sync(&bob, "").await;
+    let since = format!("&since={}", before["next_batch"].as_str().expect("a token"));
+    bob.join_via(&room, &ann.server).await.ok();
+    cid.say(&room, "hello").await;
+    hears(&bob, &room, "hello").await;
+    let shown = sync(&bob, &format!("{since}&filter={}", lazy())).await;
+    let joined = &shown["rooms"]["join"][&room];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["hello"]);
+    assert!(senders(&joined["state"]["events"]).contains(&"@cid:c.example"), "{joined}");
+    // Who wants everybody hears nothing yet.
+    let nothing = sync(&bob, &since).await;
+    assert_eq!(nothing["rooms"]["join"].get(&room), None);
+    let middle = format!("&since={}", nothing["next_batch"].as_str().expect("a token"));
+    let lazily = format!("&since={}&filter={}", shown["next_batch"].as_str().expect("a token"), lazy());
+    tasks::start(&bob.server.ctx);
+    whole(&bob.server, &room).await;
+    let all = sync(&bob, &middle).await;
+    let joined = &all["rooms"]["join"][&room];
+    assert_eq!(bodies(&joined["timeline"]["events"]), ["hello"]);
+    assert_eq!(joined["summary"]["m.joined_member_count"], 6);
+    let mut told = senders(&joined["state"]["events"]);
+    told.extend(senders(&joined["timeline"]["events"]));
+    told.sort();
+    assert_eq!(told, EVERYBODY);
+    // The others learn how many there are, and are not flooded.
+    let later = sync(&bob, &lazily).await;
+    let joined = &later["rooms"]["join"][&room];
+    assert_eq!(joined["summary"]["m.joined_member_count"], 6);
+    assert_eq!(senders(&joined["state"]["events"]), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_event_that_was_believed_too_early_is_withdrawn() {
+    let Scene { ann, cid, bob, room, .. } = scene().await;
+    let c = cid.server.clone();
+    let id = <&ruma::RoomId>::try_from(&*room).expect("a room ID");
+    let there = c.ctx.rooms.find(id).expect("the room");
+    let in_state = |kind: &str, key: &str| {
+        let current = c.ctx.rooms.current(there.number).expect("a state");
+        c.ctx.rooms.in_state(&current, kind, key).expect("a row").expect("an event").event.event_id.clone()
+    };
+    let auths = [
+        in_state("m.room.create", ""),
+        in_state("m.room.power_levels", ""),
+        in_state("m.room.member", cid.id.as_str()),
+    ];
+    ann.kick(&room, &cid).await.ok();
+    bob.join_via(&room, &ann.server).await.ok();
+    let b = bob.server.clone();
+    let room_b = b.ctx.rooms.find(id).expect("the room");
+    let join = {
+        let current = b.ctx.rooms.current(room_b.number).expect("a state");
+        b.ctx.rooms.in_state(&current, "m.room.member", bob.id.as_str()).expect("a row").expect("an event")
+    };
+    // Cid's server names the join that no longer counts.
+    let mut content = Object::new();
+    content.insert("body".to_owned(), "I am still here".into());
+    let mut draft = Draft::new("m.room.message", cid.id.clone(), content);
+    draft.room_id = Some(id.to_owned());
+    draft.origin_server_ts = c.ctx.clock.now();
+    draft.depth = join.event.depth + 1;
+    draft.prev_events = vec![join.event.event_id.clone()];
+    // In version 12 the create event is named by the room's ID.
+    draft.auth_events = auths.into_iter().filter(|id| id.as_str()[1..] != room[1..]).collect();
+    let event = draft.sign(&c.ctx.config.server_name, &c.ctx.rooms.key, room_b.rules).expect("an event");
+    let pdu = canonical::parse_object(event.json().as_bytes(), room_b.rules.numbers).expect("a PDU");
+    intake::receive(&b.ctx.rooms, &room_b, &c.ctx.config.server_name, pdu).await.expect("nobody knows better");
+    assert_eq!(bob.read(&room).await, ["I am still here"]);
+    bob.say(&room, "is that so?").await;
+    let rooms = b.ctx.rooms.clone();
+    let working = tokio::spawn(completing::run(rooms));
+    whole(&b, &room).await;
+    working.abort();
+    assert_eq!(bob.read(&room).await, ["is that so?"]);
+    assert!(!has(&b, &room, cid.id.as_str()));
+    bob.say(&room, "it is not").await;
+    assert_eq!(bob.read(&room).await, ["is that so?", "it is not"]);
+}
