@@ -19,8 +19,8 @@ use crate::{
         schema::{
             UserNo,
             e2ee::{
-                LIST_CHANGES, LOST_LISTS, ListChange, REMOTE_DEVICES, REMOTE_IDENTITIES, REMOTE_LISTS, RemoteListRow,
-                usage,
+                LIST_CHANGES, LOST_LISTS, ListChange, MASTER_SIGNATURES, REMOTE_DEVICES, REMOTE_IDENTITIES,
+                REMOTE_LISTS, RemoteListRow, SignedRow, usage,
             },
             numbers,
             rooms::{LOCAL_MEMBERS, USER_ROOMS},
@@ -134,6 +134,40 @@ pub fn fresh(e2ee: &E2ee, user: &UserId) -> Result<Option<List>> {
     Ok(Some(list))
 }
 
+/// The master key of another server's user, if it is kept, with the signatures of its owner.
+pub(super) fn master(write: &Write, user: &UserId, number: UserNo) -> Result<Option<SignedRow>> {
+    let Some(json) = write.get(REMOTE_IDENTITIES, &(number, usage::MASTER))? else { return Ok(None) };
+    let key = signed::object(&json)?;
+    Ok(Some(SignedRow { json: signed::without_signatures(&key), signatures: signed::signatures_of(&key, user)? }))
+}
+
+/// Adds to a list what only `asker` sees: that they have signed the master key.
+pub fn add_own_signature(e2ee: &E2ee, user: &UserId, list: &mut List, asker: (&UserId, UserNo)) -> Result<()> {
+    let Some(number) = numbers::find_user(&e2ee.store, user)? else { return Ok(()) };
+    let (Some(master), Some((id, signature))) =
+        (&mut list.master, e2ee.store.get(MASTER_SIGNATURES, &(number, asker.1))?)
+    else {
+        return Ok(());
+    };
+    let mut key = signed::object(master)?;
+    let signatures = key.entry("signatures".to_owned()).or_insert_with(|| Value::Object(Object::new()));
+    if let Value::Object(signatures) = signatures {
+        signatures.insert(asker.0.to_string(), Value::Object(Object::from([(id, signature.into())])));
+    }
+    *master = canonical::write_object(&key);
+    Ok(())
+}
+
+/// Signatures of others are gone with the master key that they are on.
+fn change_master(write: &mut Write, user: UserNo, new: Option<&str>) -> Result<()> {
+    let bare = |json: &str| signed::object(json).map(|key| signed::without_signatures(&key));
+    let old = write.get(REMOTE_IDENTITIES, &(user, usage::MASTER))?.map(|json| bare(&json)).transpose()?;
+    match old.is_some() && old != new.map(bare).transpose()? {
+        true => Ok(delete_all(write, MASTER_SIGNATURES, &user)?),
+        false => Ok(()),
+    }
+}
+
 /// Keeps a list that a server gave when the log stood at `asked`; `stream` is the number of its newest change.
 /// Returns false if something has changed meanwhile: then it must be asked again.
 ///
@@ -169,6 +203,7 @@ fn decide_to_keep(
     let identities = write.scan(REMOTE_IDENTITIES, &number)?.into_iter().map(|((_, kind), json)| (kind, json));
     same &= identities.eq(list.identities().map(|(kind, json)| (kind, json.clone())));
     if !same {
+        change_master(&mut write, number, list.master.as_deref())?;
         delete_all(&mut write, REMOTE_DEVICES, &number)?;
         delete_all(&mut write, REMOTE_IDENTITIES, &number)?;
         for (device, json) in &list.devices {
@@ -239,7 +274,12 @@ pub async fn identity(e2ee: &E2ee, user: &UserId, master: Option<&str>, self_sig
     change(e2ee, user, |write, number, _| {
         for (kind, json) in [(usage::MASTER, master), (usage::SELF_SIGNING, self_signing)] {
             match json.and_then(|json| identity_key(user, kind, json)) {
-                Some(json) => write.put(REMOTE_IDENTITIES, &(number, kind), &json),
+                Some(json) => {
+                    if kind == usage::MASTER {
+                        change_master(write, number, Some(&json))?;
+                    }
+                    write.put(REMOTE_IDENTITIES, &(number, kind), &json);
+                }
                 None if json.is_some() => return Ok(Known::Not),
                 None => {}
             }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedUserId, UserId};
 
-use super::{Device, E2ee, device_lists, published, signed};
+use super::{Device, E2ee, device_lists, elsewhere, published, signed};
 use crate::{
     error::{Error, Result},
     protocol::{canonical::Object, sign::PublicKey},
@@ -153,7 +153,7 @@ fn others(e2ee: &E2ee, device: Device<'_>, user: &UserId, keys: Keys) -> Result<
     let mut write = e2ee.store.write();
     let mut changed = false;
     for (id, object) in keys {
-        match object.and_then(|object| others_key(&mut write, device, number, &signer, &id, &object)) {
+        match object.and_then(|object| others_key(&mut write, device, (user, number), &signer, &id, &object)) {
             Ok(new) => changed |= new,
             Err(error) if error.status.is_client_error() => {
                 failures.insert(id, error);
@@ -171,12 +171,16 @@ fn others(e2ee: &E2ee, device: Device<'_>, user: &UserId, keys: Keys) -> Result<
 fn others_key(
     write: &mut Write,
     device: Device<'_>,
-    user: UserNo,
+    (user, number): (&UserId, UserNo),
     signer: &(String, PublicKey),
     id: &str,
     object: &Object,
 ) -> Result<bool> {
-    let Some(row) = write.get(CROSS_SIGNING, &(user, usage::MASTER))?.filter(|row| is_called(row, id)) else {
+    let master = match write.get(CROSS_SIGNING, &(number, usage::MASTER))? {
+        None => elsewhere::master(write, user, number)?,
+        own => own,
+    };
+    let Some(row) = master.filter(|row| is_called(row, id)) else {
         return Err(Error::not_found("this user has no master key of this ID"));
     };
     check_same(&row, object)?;
@@ -184,7 +188,7 @@ fn others_key(
     let Some(signature) = signed::checked_signatures(object, device.user, key)?.into_iter().next() else {
         return Err(signed::invalid_signature("your user-signing key has not signed this"));
     };
-    let place = (user, device.number);
+    let place = (number, device.number);
     let new = write.get(MASTER_SIGNATURES, &place)?.as_ref() != Some(&signature);
     if new {
         write.put(MASTER_SIGNATURES, &place, &signature);

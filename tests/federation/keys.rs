@@ -292,3 +292,51 @@ async fn a_message_is_taken_in_once_and_a_large_one_in_parts() {
             .await;
     }
 }
+
+/// Says with one's user-signing key that a master key is somebody else's.
+fn signed_by(user: &User, name: u8, key: &Value) -> Value {
+    let pair = KeyPair::from_seed(&[name; 32], KeyPair::from_seed(&[name; 32], "").public().to_base64());
+    let mut key = canonical::to_object(key).expect("an object");
+    sign_json(&mut key, user.id.as_str(), &pair);
+    serde_json::from_str(&canonical::write_object(&key)).expect("JSON")
+}
+
+#[tokio::test]
+async fn trust_in_somebody_on_another_server_is_kept_for_whoever_trusts() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    together(&a, &ann, &bob).await;
+    let upload = "/_matrix/client/v3/keys/device_signing/upload";
+    let public = KeyPair::from_seed(&[3; 32], "x").public().to_base64();
+    let user_signing = json!({
+        "user_id": ann.id, "usage": ["user_signing"], "keys": { format!("ed25519:{public}"): public },
+    });
+    let keys = json!({ "master_key": master_key(&ann, 2), "user_signing_key": signed_by(&ann, 2, &user_signing) });
+    ann.post(upload, keys).await.ok();
+    bob.post(upload, json!({ "master_key": master_key(&bob, 5) })).await.ok();
+    let query = json!({ "device_keys": { bob.id.as_str(): [] } });
+    let seen = async |user: &User| {
+        let answer = user.post("/_matrix/client/v3/keys/query", query.clone()).await.ok();
+        answer["master_keys"][bob.id.as_str()].clone()
+    };
+    let master = seen(&ann).await;
+    let id = master["keys"].as_object().expect("keys").values().next().expect("a key").as_str().expect("a text");
+    let signed = json!({ bob.id.as_str(): { id: signed_by(&ann, 3, &master) } });
+    let answer = ann.post("/_matrix/client/v3/keys/signatures/upload", signed).await.ok();
+    assert_eq!(answer["failures"], json!({}));
+    assert!(seen(&ann).await["signatures"][ann.id.as_str()].is_object(), "{}", seen(&ann).await);
+    // Nobody else sees it, and it is gone with the key.
+    let cat = a.with_user("cat").await;
+    assert_eq!(seen(&cat).await["signatures"][ann.id.as_str()], Value::Null);
+    let new = json!({ "master_key": master_key(&bob, 6), "auth": bob.proof() });
+    bob.post(upload, new).await.ok();
+    until(&a, || !kept_master(&a, &bob).is_some_and(|key| key.contains(id))).await;
+    assert_eq!(seen(&ann).await["signatures"][ann.id.as_str()], Value::Null);
+}
+
+fn kept_master(server: &Server, user: &User) -> Option<String> {
+    use ingle::store::schema::e2ee::{REMOTE_IDENTITIES, usage};
+    let number = numbers::find_user(&server.ctx.store, &user.id).expect("rows")?;
+    server.ctx.store.get(REMOTE_IDENTITIES, &(number, usage::MASTER)).expect("rows")
+}

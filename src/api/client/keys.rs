@@ -63,6 +63,7 @@ struct Queried<'a> {
 /// Tells the keys of users of any server.
 pub async fn query(ctx: Ctx, user: User, req: get_keys::v3::Request) -> Result<Reply> {
     let timeout = req.timeout.unwrap_or(elsewhere::PATIENCE);
+    let asker = (user.id.clone(), user.number);
     let mut keys = if req.device_keys.len() <= FEW {
         find(&ctx, &user, req.device_keys)?
     } else {
@@ -70,7 +71,7 @@ pub async fn query(ctx: Ctx, user: User, req: get_keys::v3::Request) -> Result<R
         let found = tokio::task::spawn_blocking(move || find(&ctx, &user, req.device_keys));
         found.await.map_err(Error::internal)??
     };
-    let failed = elsewhere::query(&ctx, &mut keys, timeout).await?;
+    let failed = elsewhere::query(&ctx, (&asker.0, asker.1), &mut keys, timeout).await?;
     show(&keys, failed)
 }
 

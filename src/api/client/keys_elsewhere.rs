@@ -23,7 +23,7 @@ use crate::{
     },
     error::Result,
     remote::Patience,
-    store::schema::e2ee::usage,
+    store::schema::{UserNo, e2ee::usage},
 };
 
 /// How long other servers are waited for, unless the client says otherwise.
@@ -38,11 +38,17 @@ fn patience(timeout: Duration) -> Patience {
 }
 
 /// Adds to `keys` what other servers know, and returns those that did not answer.
-pub async fn query(ctx: &Ctx, keys: &mut Keys, timeout: Duration) -> Result<Vec<OwnedServerName>> {
+pub async fn query(
+    ctx: &Ctx,
+    asker: (&UserId, UserNo),
+    keys: &mut Keys,
+    timeout: Duration,
+) -> Result<Vec<OwnedServerName>> {
     let mut wanted = std::mem::take(&mut keys.elsewhere);
     for users in wanted.values_mut() {
         for user in users.keys().cloned().collect::<Vec<_>>() {
-            if let Some(list) = elsewhere::fresh(&ctx.e2ee, &user)? {
+            if let Some(mut list) = elsewhere::fresh(&ctx.e2ee, &user)? {
+                elsewhere::add_own_signature(&ctx.e2ee, &user, &mut list, asker)?;
                 let devices = users.remove(&user).unwrap_or_default();
                 show(keys, &user, list, &devices);
             }
@@ -59,12 +65,13 @@ pub async fn query(ctx: &Ctx, keys: &mut Keys, timeout: Duration) -> Result<Vec<
     for (server, wanted, answer) in join_all(asking).await {
         match answer {
             Ok(answer) => {
-                for (user, list) in lists(&wanted, answer) {
+                for (user, mut list) in lists(&wanted, answer) {
                     let devices = &wanted[&user];
                     if devices.is_empty() {
                         // What changes meanwhile is told, and asked for again.
                         elsewhere::keep(&ctx.e2ee, &user, &list, None, asked).await?;
                     }
+                    elsewhere::add_own_signature(&ctx.e2ee, &user, &mut list, asker)?;
                     show(keys, &user, list, devices);
                 }
             }
