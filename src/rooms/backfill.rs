@@ -63,7 +63,26 @@ pub fn is_shared(rooms: &Rooms, room: RoomNo) -> Result<bool> {
 
 /// Whether an event has a place in the history here.
 fn is_placed(rooms: &Rooms, id: &EventId) -> Result<bool> {
-    Ok(rooms.by_id(id)?.is_some_and(|known| known.before.is_some()))
+    Ok(rooms.by_id(id)?.is_some_and(|known| known.before.is_some() || known.standing == Standing::Rejected))
+}
+
+/// Whether somebody who only hears what arrives has missed something before this event of another server: it is not
+/// here, or was fetched later.
+pub fn follows_gap(rooms: &Rooms, known: &Known) -> Result<bool> {
+    if rooms.is_local(&known.event.sender) {
+        return Ok(false);
+    }
+    for id in &known.event.prev_events {
+        if !is_placed(rooms, id)? {
+            return Ok(true);
+        }
+        let Some(before) = rooms.by_id(id)? else { continue };
+        let place = (before.room, before.event.depth, before.number);
+        if rooms.store.get(HISTORY, &place)? == Some(Position(0)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The newest of some events of the history before which something is missing here.

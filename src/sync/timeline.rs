@@ -10,7 +10,7 @@ use std::{
 use super::Look;
 use crate::{
     error::Result,
-    rooms::{cache::Known, history, token::Cursor},
+    rooms::{backfill, cache::Known, history, token::Cursor},
     store::{
         Position,
         schema::{
@@ -75,8 +75,13 @@ impl Timeline {
                 break;
             }
             lowest = at;
+            let gap = backfill::follows_gap(look.rooms, &known)?;
             if shown {
                 events.push((at, known));
+            }
+            if gap {
+                limited = true;
+                break;
             }
         }
         events.reverse();

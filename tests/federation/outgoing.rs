@@ -1,13 +1,15 @@
 //! What waits for a server that is away, and what it gets when it is back.
 
-use crate::harness::{Server, User, bodies, network};
+use serde_json::json;
+
+use crate::harness::{Server, User, bodies, network, quoted};
 
 /// Waits until somebody has read all of these messages, whatever else was said.
-async fn reads(user: &User, room: &str, expected: &[String]) {
+async fn reads(user: &User, room: &str, expected: &[String], limit: usize) {
     let mut log = user.server.ctx.store.watch();
     let comes = async {
         loop {
-            let page = user.room(room, "messages?dir=b&limit=500").await.ok();
+            let page = user.room(room, &format!("messages?dir=b&limit={limit}")).await.ok();
             let said = bodies(&page["chunk"]);
             if expected.iter().all(|text| said.contains(text)) {
                 return;
@@ -16,6 +18,11 @@ async fn reads(user: &User, room: &str, expected: &[String]) {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), comes).await.expect("everything arrives");
+}
+
+/// Waits until a message has arrived.
+async fn hears(user: &User, room: &str, text: &str) {
+    reads(user, room, &[text.to_owned()], 1).await;
 }
 
 /// How many rows wait for other servers, and for how many servers something waits.
@@ -40,7 +47,7 @@ async fn a_restart_loses_nothing_of_what_waits() {
     network.back(&b);
     // Whoever says something is there.
     bob.say(&room, "I am back").await;
-    reads(&bob, &room, &["before the restart".to_owned(), "after the restart".to_owned()]).await;
+    reads(&bob, &room, &["before the restart".to_owned(), "after the restart".to_owned()], 100).await;
 }
 
 #[tokio::test]
@@ -50,6 +57,7 @@ async fn after_a_long_outage_the_newest_is_sent_and_the_rest_is_found() {
     let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
     let room = ann.create_room().with("preset", "public_chat").await;
     bob.join_via(&room, &a).await.ok();
+    let since = bob.get("/_matrix/client/v3/sync").await.ok()["next_batch"].as_str().expect("a token").to_owned();
     network.away(&b);
     let said: Vec<String> = (0..230).map(|n| format!("message {n}")).collect();
     for text in &said {
@@ -57,7 +65,21 @@ async fn after_a_long_outage_the_newest_is_sent_and_the_rest_is_found() {
     }
     network.back(&b);
     bob.say(&room, "I am back").await;
-    reads(&bob, &room, &said).await;
+    hears(&bob, &room, &said[229]).await;
+    // A client that follows what arrives is told that it has missed something.
+    let filter = "{\"room\":{\"timeline\":{\"limit\":500}}}";
+    let news = bob.get(&format!("/_matrix/client/v3/sync?since={since}&filter={}", quoted(filter))).await.ok();
+    let timeline = &news["rooms"]["join"][&room]["timeline"];
+    assert_eq!(timeline["limited"], json!(true), "{timeline}");
+    let heard = bodies(&timeline["events"]);
+    let before = timeline["prev_batch"].as_str().expect("a token");
+    let page = bob.room(&room, &format!("messages?dir=b&limit=500&from={before}")).await.ok();
+    let mut all = bodies(&page["chunk"]);
+    all.reverse();
+    all.extend(heard);
+    for text in &said {
+        assert!(all.contains(text), "{text} is missing among {all:?}");
+    }
 }
 
 #[tokio::test]
