@@ -36,8 +36,10 @@ use super::{
 
 /// How long a connection may take to stand.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long an idle connection is kept: less than most servers keep it, so that none ends under a request.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long a connection of many requests may be silent, and then how long the other side has to say that it is there.
+const SILENCE: Duration = Duration::from_secs(20);
 /// How large a `.well-known` answer may be.
 const WELL_KNOWN_LIMIT: usize = 50 * 1024;
 /// How many redirects a `.well-known` request follows.
@@ -59,7 +61,10 @@ impl Https {
         let client = |routes: Option<Arc<Cache<String, Route>>>| {
             let connector = Connector { discovery: Arc::clone(&discovery), tls: Arc::clone(&tls), routes };
             Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
                 .pool_timer(TokioTimer::new())
+                .http2_keep_alive_interval(SILENCE)
+                .http2_keep_alive_timeout(SILENCE)
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(4)
                 .build(connector)

@@ -8,3 +8,4 @@ mod keys;
 mod outgoing;
 mod presence;
 mod rooms;
+mod wire;
