@@ -100,3 +100,24 @@ async fn what_has_arrived_is_forgotten() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), forgotten).await.expect("nothing waits any more");
 }
+
+#[tokio::test]
+async fn a_server_that_was_started_gets_what_waits_for_it() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &a).await.ok();
+    network.away(&b);
+    ann.say(&room, "is anybody there?").await;
+    let mut log = a.ctx.store.watch();
+    let name = &b.ctx.config.server_name;
+    while a.ctx.remote.back_off.until(name, a.ctx.clock.now()).is_none() {
+        log.changed().await.expect("the server runs");
+    }
+    // Nobody there says a word, and no time passes: that the server is there again is enough.
+    network.reachable(&b);
+    let b = network.restart(&b).await;
+    let bob = User { server: b, ..bob };
+    hears(&bob, &room, "is anybody there?").await;
+}

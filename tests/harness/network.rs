@@ -87,6 +87,11 @@ impl Network {
         self.inner.away.lock().insert(server.ctx.config.server_name.to_string());
     }
 
+    /// Connects a server again.
+    pub fn reachable(&self, server: &Server) {
+        self.inner.away.lock().remove(server.ctx.config.server_name.as_str());
+    }
+
     /// Connects a server again; enough time has passed for everybody to try once more.
     pub fn back(&self, server: &Server) {
         self.inner.away.lock().remove(server.ctx.config.server_name.as_str());
