@@ -142,6 +142,7 @@ async fn devices_are_known_elsewhere_as_they_change() {
     together(&a, &ann, &bob).await;
     upload(&bob).await;
     named(&bob, "phone").await;
+    b.is_heard().await;
     let since = ann.get("/_matrix/client/v3/sync").await.ok()["next_batch"].as_str().expect("a token").to_owned();
     assert_eq!(sees(&ann, &bob).await, "phone");
     // What is kept holds without its server.
@@ -174,6 +175,7 @@ async fn a_list_of_which_something_was_missed_is_asked_for_again() {
     let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
     together(&a, &ann, &bob).await;
     upload(&bob).await;
+    b.is_heard().await;
     assert_eq!(sees(&ann, &bob).await, "?");
     let edu = |user: &User, stream: u64, prev: u64| {
         let content = json!({
@@ -215,6 +217,7 @@ async fn after_a_restored_backup_no_number_is_given_out_twice() {
     let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
     together(&a, &ann, &bob).await;
     upload(&bob).await;
+    b.is_heard().await;
     sees(&ann, &bob).await;
     let number = numbers::find_user(&b.ctx.store, &bob.id).expect("rows").expect("bob");
     let mut write = b.ctx.store.write();

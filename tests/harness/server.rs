@@ -75,6 +75,19 @@ impl Server {
         User { server: self.clone(), id, device: text("device_id").into(), token: text("access_token") }
     }
 
+    /// Waits until the other servers have all that this one had to tell them.
+    pub async fn is_heard(&self) {
+        use ingle::store::schema::federation::{OUTBOX, SENT};
+        let store = &self.ctx.store;
+        let mut log = store.watch();
+        let heard = async {
+            while store.scan(OUTBOX, &()).next().is_some() || store.scan(SENT, &()).next().is_some() {
+                log.changed().await.expect("the server runs");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), heard).await.expect("nothing waits any more");
+    }
+
     /// Lets time pass.
     pub fn later(&self, time: Duration) {
         self.ctx.clock.advance(time);

@@ -20,7 +20,12 @@ class Synapse(Server):
     NO_NEWS = re.compile(
         r"synapse\.config\.logger|already registered for server"
         # What the scene lets somebody try in vain.
-        r"|make_(join|knock)|Failed to create new knock"
+        r"|make_(join|knock)|Failed to create new knock|/query/(directory|profile)|Error retrieving alias"
+        r"|may not take part in this room|from banned server"
+        # Clients that hang up or log out, and keys that are replaced in the middle of a login.
+        r"|Not sending response to request|Invalid access token|during the UI authentication session"
+        # Its own affairs.
+        r"|Background process 'task-update_join_states'"
     )
 
     def configure(self):
@@ -49,7 +54,7 @@ class Synapse(Server):
             "enable_registration_without_verification": True,
             "registration_shared_secret": "a shared secret",
             "bcrypt_rounds": 4,
-            "presence": {"enabled": False},
+            "presence": {"enabled": True},
             "rc_message": plenty,
             "rc_registration": plenty,
             "rc_login": {"address": plenty, "account": plenty, "failed_attempts": plenty},

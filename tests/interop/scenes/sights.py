@@ -9,7 +9,7 @@ from .border import border, public_room, shared_room
 
 async def sights(stage):
     async with border(stage) as between:
-        await between.play(aliases, directory, profiles, spaces, signs_of_life)
+        await between.play(aliases, directory, profiles, spaces, signs_of_life, presence)
 
 
 async def aliases(host, guest):
@@ -91,3 +91,14 @@ async def signs_of_life(host, guest):
     await guest.sees_typing(room)
     await guest.read(room, said)
     await host.sees_read(room, guest, said)
+
+
+async def presence(host, guest):
+    await shared_room(host, guest)
+    path = f"/v3/presence/{quote(host.user_id)}/status"
+    await host.ask("PUT", path, {"presence": "online", "status_msg": f"Rowing, says {host.name}"})
+
+    async def seen():
+        return (await guest.ask("GET", path)).get("status_msg")
+
+    await until_equal(f"{guest!r} sees what {host!r} does", seen, f"Rowing, says {host.name}")
