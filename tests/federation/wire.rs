@@ -64,7 +64,7 @@ async fn stranger<F: Future<Output = ()> + Send>(answer: impl Fn(Peer) -> F + Se
         }
     });
     let tls = tls::client(&[roots], &[b"h2", b"http/1.1"]).expect("roots");
-    Stranger { name, way: Https::new(Discovery::new(Clock::system(), true), tls), connections }
+    Stranger { name, way: Https::new(Discovery::new(Clock::system(), true, 1 << 20), tls), connections }
 }
 
 impl Stranger {
