@@ -124,17 +124,17 @@ impl Connections {
         }
     }
 
-    /// The `pos` of an answer that is about to be made.
-    pub fn next(&self, now: SyncToken) -> (u64, String) {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        (number, format!("{now}~{number}"))
+    /// The number of an answer that is about to be made.
+    pub fn next(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Remembers an answer.
+    /// Remembers an answer, in place of what it would have been before.
     pub fn keep(&self, name: &Name, number: u64, told: Told) {
         let mut inner = self.inner.lock();
         let connection = inner.entry(name.clone()).or_default();
         connection.used = number;
+        connection.sent.retain(|(sent, _)| *sent != number);
         connection.sent.push_back((number, told));
         if connection.sent.len() > MOST_SENT {
             connection.sent.pop_front();

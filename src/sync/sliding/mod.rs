@@ -64,7 +64,8 @@ pub async fn answer(sync: Arc<Sync>, reader: Reader, request: Request) -> Result
     let heavy = first || told.request != request.fingerprint;
     // A change of these is news as well, but no row says when it happened.
     let supply = devices::supply(store, &reader)?;
-    let turn = Turn { sync: Arc::clone(&sync), reader: reader.clone(), name, request, told, supply };
+    let number = sync.sliding.connections.next();
+    let turn = Turn { sync: Arc::clone(&sync), reader: reader.clone(), name, number, request, told, supply };
     let turn = Arc::new(turn);
     wait(&sync, &reader, None, timeout, heavy, move |_| turn.look()).await
 }
@@ -74,6 +75,8 @@ struct Turn {
     sync: Arc<Sync>,
     reader: Reader,
     name: Name,
+    /// The number of the answer, however often it is looked for.
+    number: u64,
     request: Request,
     told: Told,
     supply: String,
@@ -86,8 +89,8 @@ impl Turn {
         let now = SyncToken::now(store);
         let asks_the_same = told.request == request.fingerprint;
         if told.now.is_some() && asks_the_same && !is_news(store, reader, told.now) && !self.has_messages(now)? {
-            let counts = told.counts.clone();
-            return Ok(self.nothing(now, counts));
+            let next = Told { now: Some(now), ..told.clone() };
+            return Ok(Found::Nothing(self.write(next, "", "{}"), now));
         }
         let look = Look::new(sync, reader, now)?;
         let roster = sync.sliding.rosters.of(reader.number);
@@ -109,7 +112,7 @@ impl Turn {
         let besides = ask.write(&self.supply)?;
         next.covered = besides.covered;
         if told.now.is_some() && asks_the_same && rooms.is_empty() && !besides.news {
-            return Ok(self.nothing(now, next.counts));
+            return Ok(Found::Nothing(self.write(next, "", "{}"), now));
         }
         sync.sent.note(&self.stream(), &members, now.position, told.now.is_none());
         Ok(Found::Told(self.write(next, &rooms, &besides.text)))
@@ -192,16 +195,10 @@ impl Turn {
         Told { now: Some(now), rooms, matched, covered: told.covered.clone(), request, counts }
     }
 
-    fn nothing(&self, now: SyncToken, counts: Vec<(String, usize)>) -> Found {
-        let told = Told { now: Some(now), counts, ..self.told.clone() };
-        Found::Nothing(self.write(told, "", "{}"), now)
-    }
-
     /// Writes the answer and remembers that it was given.
     fn write(&self, told: Told, rooms: &str, besides: &str) -> String {
-        let connections = &self.sync.sliding.connections;
-        let (number, pos) = connections.next(told.now.unwrap_or_else(|| SyncToken::now(&self.sync.rooms.store)));
-        let mut out = format!("{{\"pos\":\"{pos}\"");
+        let now = told.now.unwrap_or_else(|| SyncToken::now(&self.sync.rooms.store));
+        let mut out = format!("{{\"pos\":\"{now}~{}\"", self.number);
         if let Some(transaction) = &self.request.transaction {
             out.push_str(",\"txn_id\":");
             write_string(&mut out, transaction);
@@ -213,7 +210,7 @@ impl Turn {
             let _ = write!(out, ":{{\"count\":{count}}}");
         }
         let _ = write!(out, "}},\"rooms\":{{{rooms}}},\"extensions\":{besides}}}");
-        connections.keep(&self.name, number, told);
+        self.sync.sliding.connections.keep(&self.name, self.number, told);
         out
     }
 

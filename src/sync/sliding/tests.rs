@@ -413,3 +413,51 @@ async fn the_accepted_shape_says_the_same_in_other_words() {
         (0..101).map(|n| (format!("!{n}:a"), config.clone())).collect::<serde_json::Map<_, _>>().into();
     assert_eq!(ann.try_slide_v4(&body).await.unwrap_err().errcode, "M_INVALID_PARAM");
 }
+
+#[tokio::test]
+async fn a_room_that_was_filtered_out_for_a_while_catches_up() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let room = ann.opens();
+    bob.joins(&room);
+    let event = ann.says(&room, "hello");
+    let mut body = list(9, 1, json!([]));
+    body["lists"]["all"]["filters"] = json!({ "not_tags": ["u.hidden"] });
+    body["extensions"] = json!({ "receipts": { "enabled": true } });
+    let mut client = Client::new(house.person("ann"), body);
+    client.slide().await;
+    ann.keeps(Some(&room), "m.tag", json!({ "tags": { "u.hidden": {} } }));
+    assert_eq!(client.slide().await["lists"]["all"]["count"], 0);
+    bob.reads(&room, &event, "m.read", None);
+    assert!(client.slide().await["extensions"]["receipts"].is_null());
+    ann.keeps(Some(&room), "m.tag", json!({ "tags": {} }));
+    let answer = client.slide().await;
+    assert!(answer["extensions"]["receipts"]["rooms"][room.id.as_str()].is_object(), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_that_looks_often_is_remembered_once() {
+    let house = House::new();
+    let (ann, bob) = (house.person("ann"), house.person("bob"));
+    let (room, other) = (ann.opens(), ann.opens());
+    bob.joins(&room);
+    let mut body = list(9, 1, json!([]));
+    body["lists"]["all"]["filters"] = json!({ "is_encrypted": true });
+    let mut client = Client::new(house.person("ann"), body);
+    client.slide().await;
+    let before = client.pos.clone();
+    client.slide().await;
+    // Another request of the same client, which it gave up, is woken again and again meanwhile.
+    let given_up = house.person("ann");
+    given_up.set(|asks| asks.timeout = Duration::from_secs(30));
+    let wakes = async {
+        for n in 0..10 {
+            ann.says(&other, &n.to_string());
+            tokio::task::yield_now().await;
+        }
+        ann.sets(&room, "m.room.encryption", "", json!({ "algorithm": "m.megolm.v1.aes-sha2" }));
+    };
+    let (answer, ()) = tokio::join!(given_up.try_slide(before.as_deref(), &client.body), wakes);
+    assert_eq!(answer.unwrap()["lists"]["all"]["count"], 1);
+    assert_eq!(client.slide().await["lists"]["all"]["count"], 1);
+}

@@ -32,7 +32,6 @@ async function listen(url, options) {
 
 async function makeClient() {
     const store = new sdk.IndexedDBStore({ indexedDB, dbName: settings.label });
-    await store.startup();
     client = sdk.createClient({
         baseUrl: settings.url,
         userId: session.user_id,
@@ -44,6 +43,8 @@ async function makeClient() {
         cryptoCallbacks: crypto.callbacks,
         verificationMethods: ["m.sas.v1"],
     });
+    // After the client is there: it makes the users whose presence is stored.
+    await store.startup();
     if (settings.crypto) {
         await client.initRustCrypto({ cryptoDatabasePrefix: settings.label });
         crypto.listen(client);

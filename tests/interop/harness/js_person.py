@@ -9,7 +9,7 @@ from .line_person import LinePerson, verbs
 SCRIPT = Path(__file__).with_name("js_person.mjs")
 
 
-@verbs("set_state joins_by knock knocking search reply_in_thread open_threads threads unread read_thread upgrade tag facts")
+@verbs("set_state heard joins_by knock knocking search reply_in_thread open_threads threads unread read_thread upgrade tag facts")
 @verbs("recover keys_in_backup is_ready accept_verification start_sas verification confirm_sas")
 class JsPerson(LinePerson):
     kind = "js"

@@ -17,6 +17,12 @@ export const verbs = (client) => {
             return (await client().sendStateEvent(roomId, type, content, key)).event_id;
         },
 
+        // Whether an event of this type came from somebody.
+        async heard(roomId, type, userId) {
+            const events = room(roomId).getLiveTimeline().getEvents();
+            return events.some((event) => event.getType() === type && event.getSender() === userId);
+        },
+
         async joins_by(roomIdOrAlias) {
             return (await client().joinRoom(roomIdOrAlias)).roomId;
         },

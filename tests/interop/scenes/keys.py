@@ -36,6 +36,7 @@ async def keys(stage):
     tablet = stage.person("ann", server, "js", crypto=True, device="tablet")
     await tablet.login()
     await tablet.start()
+    await until("Bob knows the new device", lambda: _knows(bob, tablet))
     assert await tablet.recover(recovery_key) == 2
     await tablet.scroll_up(room)
     await tablet.sees(room, so_far)
@@ -62,6 +63,8 @@ async def verify(one, other, room):
     emoji = await until(f"{one!r} sees emoji", lambda: _emoji(one))
     assert emoji == await until(f"{other!r} sees emoji", lambda: _emoji(other))
     await one.confirm_sas()
+    # A client that has not heard this answers twice at once, and nobody knows what arrives first.
+    await until(f"{other!r} hears", lambda: other.heard(room, "m.key.verification.mac", one.user_id))
     await other.confirm_sas()
     for person in one, other:
         await until(f"{person!r} is done", lambda: _phase(person, "Done"))
@@ -81,6 +84,10 @@ async def _backed_up(person, count):
 
 async def _trusted(person, device):
     return (await person.devices_of(device)).get(device.device_id)
+
+
+async def _knows(person, device):
+    return device.device_id in await person.devices_of(device)
 
 
 async def _devices(person, other, devices):
