@@ -8,7 +8,7 @@ use ruma::{
         delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
         get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
-    push::{AnyPushRuleRef, InsertPushRuleError, RemovePushRuleError, RuleKind, Ruleset},
+    push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
 };
 
 use crate::{
@@ -60,8 +60,22 @@ pub async fn enabled(
 
 /// Makes a rule, or gives it another place or content.
 pub async fn set(ctx: Ctx, user: User, req: set_pushrule::v3::Request) -> Result<set_pushrule::v3::Response> {
-    let set_pushrule::v3::Request { rule, before, after, .. } = req;
-    change(&ctx, &user, |rules| rules.insert(rule, after.as_deref(), before.as_deref()).map_err(not_made)).await?;
+    let set_pushrule::v3::Request { mut rule, before, after, .. } = req;
+    strip(&mut rule);
+    if [&before, &after].into_iter().flatten().any(|other| other == rule.rule_id()) {
+        return Err(Error::not_found("a rule cannot stand before or after itself"));
+    }
+    change(&ctx, &user, |rules| {
+        let (kind, id) = (rule.kind(), rule.rule_id().to_owned());
+        let known = rules.get(kind.clone(), &id).map(|known| known.enabled());
+        if known.is_some() && (before.is_some() || after.is_some()) && !id.starts_with('.') {
+            // A rule that gets another place leaves its own first, so that the places of others are counted rightly.
+            rules.remove(kind.clone(), &id).map_err(not_removed)?;
+        }
+        rules.insert(rule, after.as_deref(), before.as_deref()).map_err(not_made)?;
+        rules.set_enabled(kind, &id, known.unwrap_or(true)).map_err(|_| no_rule())
+    })
+    .await?;
     Ok(set_pushrule::v3::Response::new())
 }
 
@@ -77,7 +91,9 @@ pub async fn set_actions(
     user: User,
     req: set_pushrule_actions::v3::Request,
 ) -> Result<set_pushrule_actions::v3::Response> {
-    change(&ctx, &user, |rules| rules.set_actions(req.kind, req.rule_id, req.actions).map_err(|_| no_rule())).await?;
+    let mut actions = req.actions;
+    actions.retain(|action| !is_historical(action));
+    change(&ctx, &user, |rules| rules.set_actions(req.kind, req.rule_id, actions).map_err(|_| no_rule())).await?;
     Ok(set_pushrule_actions::v3::Response::new())
 }
 
@@ -91,8 +107,24 @@ pub async fn set_enabled(
     Ok(set_pushrule_enabled::v3::Response::new())
 }
 
+/// Leaves out what older versions of the specification had.  Spec: client-server-api#historical-actions
+fn strip(rule: &mut NewPushRule) {
+    let actions = match rule {
+        NewPushRule::Override(rule) | NewPushRule::Underride(rule) => &mut rule.actions,
+        NewPushRule::Content(rule) => &mut rule.actions,
+        NewPushRule::Room(rule) => &mut rule.actions,
+        NewPushRule::Sender(rule) => &mut rule.actions,
+        _ => return,
+    };
+    actions.retain(|action| !is_historical(action));
+}
+
+fn is_historical(action: &Action) -> bool {
+    serde_json::to_value(action).is_ok_and(|action| action == "dont_notify" || action == "coalesce")
+}
+
 fn rules(ctx: &Ctx, user: &User) -> Result<Ruleset> {
-    Ok(push_rules::of(&ctx.users, user.number, &user.id)?.as_ref().clone())
+    Ok(Ruleset::clone(&*push_rules::of(&ctx.users, user.number, &user.id)?))
 }
 
 async fn change(ctx: &Ctx, user: &User, change: impl FnOnce(&mut Ruleset) -> Result<()>) -> Result<()> {
