@@ -3,7 +3,7 @@
 //!
 //! Spec: client-server-api#receipts, client-server-api#read-and-unread-markers
 
-use ruma::{EventId, OwnedEventId, UserId};
+use ruma::{EventId, OwnedEventId, UserId, events::room::member::MembershipState};
 
 use super::{
     Room, Rooms,
@@ -36,6 +36,20 @@ pub fn mark(
         check_thread(rooms, room, thread, event)?;
     }
     ephemeral::receipt(rooms, room, &NewReceipt { user, kind, thread, event, ts: rooms.clock.now() })
+}
+
+/// Takes in how far a user of another server has read.
+///
+/// Errors: 403 `M_FORBIDDEN` for one who is not in the room, 404 `M_NOT_FOUND` for an event or a thread that is not.
+pub fn hear(rooms: &Rooms, room: &Room, new: &NewReceipt<'_>) -> Result<Option<Ticket>> {
+    // Who is not in the room would be given rows without an end.
+    if rooms.membership(room.number, new.user)? != MembershipState::Join {
+        return Err(Error::forbidden(format!("{} is not in the room", new.user)));
+    }
+    if let Some(thread) = new.thread.filter(|thread| *thread != "main") {
+        find(rooms, room, <&EventId>::try_from(thread).map_err(|error| Error::invalid_param(error.to_string()))?)?;
+    }
+    ephemeral::receipt(rooms, room, new)
 }
 
 /// Moves the read marker of a user, which only their own devices see.

@@ -19,7 +19,7 @@ use crate::{
     protocol::presence::State,
     rooms::{
         ephemeral::{self, NewReceipt},
-        presence,
+        presence, receipts,
     },
     store::live::Presence,
 };
@@ -35,7 +35,7 @@ pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<(
     let edu = edu.deserialize().map_err(|error| Error::bad_json(error.to_string()))?;
     match edu {
         Edu::Typing(content) => typing(ctx, origin, &content),
-        Edu::Receipt(content) => receipts(ctx, origin, content).await,
+        Edu::Receipt(content) => read(ctx, origin, content).await,
         Edu::Presence(content) => presence(ctx, origin, content),
         Edu::DirectToDevice(content) => to_device(ctx, origin, content).await,
         Edu::DeviceListUpdate(content) => device(ctx, origin, content).await,
@@ -79,7 +79,7 @@ fn presence(ctx: &Ctx, origin: &ServerName, content: PresenceContent) -> Result<
 }
 
 /// Spec: server-server-api#receipts
-async fn receipts(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Result<()> {
+async fn read(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Result<()> {
     for (room_id, map) in content.receipts {
         let Ok(room) = room(ctx, &room_id, origin) else { continue };
         for (user, data) in map.read {
@@ -96,7 +96,7 @@ async fn receipts(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Re
                 ts: data.data.ts.map_or_else(|| ctx.clock.now(), |ts| ts.get().into()),
             };
             // An event that is not here yet is no fault of the others in the list.
-            if let Ok(Some(ticket)) = ephemeral::receipt(&ctx.rooms, &room, &receipt) {
+            if let Ok(Some(ticket)) = receipts::hear(&ctx.rooms, &room, &receipt) {
                 ticket.published().await?;
             }
         }
