@@ -8,8 +8,8 @@
 //!    one [`store::Write`], which commits whole or not at all and gets the next positions of one log.
 //! 3. [`rooms`] is the only writer of events. In the same `Write` it records the event and what is derived
 //!    from it ([`rooms::projections`]).
-//! 4. Everyone else follows the log: [`sync`] and [`outbound`] read from a position of their own and are woken
-//!    by the store. Nobody calls them, so nobody depends on them.
+//! 4. Everyone else follows the log: [`sync`], [`push`] and [`outbound`] read from a position of their own and are
+//!    woken by the store. Nobody calls them, so nobody depends on them.
 //! 5. [`api`] translates: a handler is one async function `(Ctx, Caller, Request) -> Result<Response>`; ruma's
 //!    request type says method, paths, authentication and rate limit.
 //! 6. [`http`] uses warp once: one filter lifts every request into one table of routes.
@@ -25,7 +25,7 @@
 //! | [`api`] | client, federation and pages, by the chapters of the specification | sled, Matrix rules, retries |
 //! | [`http`] | routes, callers, replies, limits | endpoints |
 //! | [`app`] | the contexts of all layers in one place | anything else |
-//! | [`sync`], [`outbound`], [`admin`] | readers of the log; what an admin does | a function that a lower layer calls |
+//! | [`sync`], [`push`], [`outbound`], [`admin`] | readers of the log; what an admin does | a function that a lower layer calls |
 //! | [`rooms`], [`users`], [`e2ee`] | what happens in rooms; accounts; keys (left may use right) | HTTP |
 //! | [`remote`] | other servers: discovery, transport, keys, back-off | knowledge of rooms |
 //! | [`store`] | tables, journal, log, archive, [`store::schema`] | Matrix rules |
@@ -77,6 +77,7 @@ pub mod limits;
 pub mod observe;
 pub mod outbound;
 pub mod protocol;
+pub mod push;
 pub mod remote;
 pub mod rooms;
 pub mod server;

@@ -18,7 +18,7 @@ use crate::{
         discovery::Discovery,
         https::Https,
         own_key, tls,
-        transport::{Island, Transport},
+        transport::{Transport, WithoutServers},
     },
     store::{Options, Progress, Store, Verifier},
 };
@@ -51,13 +51,14 @@ pub fn store_options(config: &Config) -> Result<Options, String> {
 }
 
 fn transport(config: &Config, clock: &Clock) -> Result<Arc<dyn Transport>, String> {
-    if !config.federation.enabled {
-        return Ok(Arc::new(Island));
-    }
     let tls = tls::client(&config.tls.extra_roots, &[b"h2", b"http/1.1"]).map_err(|error| error.to_string())?;
     let memory = memory::share(config, memory::Share::Remote) / 4;
     let discovery = Discovery::new(clock.clone(), config.federation.allow_private_addresses, memory);
-    Ok(Arc::new(Https::new(discovery, tls)))
+    let https = Https::new(discovery, tls);
+    match config.federation.enabled {
+        true => Ok(Arc::new(https)),
+        false => Ok(Arc::new(WithoutServers(https))),
+    }
 }
 
 /// A folder that only its owner may look into: people's letters are in it.

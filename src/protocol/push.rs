@@ -96,6 +96,30 @@ pub struct Context<'a> {
     pub power_levels: Option<&'a PowerLevels>,
 }
 
+/// What some rules ask for, beside the event: whoever evaluates them need not look up more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// The user's name in the room.
+    pub display_name: bool,
+    /// The power levels, also for events that do not mention the whole room.
+    pub power_levels: bool,
+}
+
+/// What rules ask for.
+pub fn asks(rules: &Ruleset) -> Asks {
+    let conditional = rules.override_.iter().chain(&rules.underride).filter(|rule| rule.enabled);
+    let mut asks = Asks::default();
+    for rule in conditional {
+        #[allow(deprecated)]
+        for condition in &rule.conditions {
+            asks.display_name |= matches!(condition, PushCondition::ContainsDisplayName);
+            let levels = matches!(condition, PushCondition::SenderNotificationPermission(_));
+            asks.power_levels |= levels && rule.rule_id != ".m.rule.is_room_mention";
+        }
+    }
+    asks
+}
+
 /// What the first matching rule says; nothing, if none matches.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Actions<'r> {

@@ -187,6 +187,11 @@ impl Discovery {
         records.into_iter().take(MOST_TARGETS).map(|(_, target, port)| (target, port)).collect()
     }
 
+    /// Whether this server may connect to addresses of this machine and of the home network.
+    pub fn allows_private(&self) -> bool {
+        self.allow_private
+    }
+
     /// The addresses behind a name, as far as this server may connect to them.
     pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         let found = match host.parse::<IpAddr>() {

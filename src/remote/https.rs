@@ -28,10 +28,11 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName as TlsName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 
 use super::{
     discovery::{Discovery, Route},
-    transport::{Answer, Exchange, Failure, Opened, Opening, Outgoing, Transport},
+    transport::{Answer, Exchange, Failure, Opened, Opening, Outgoing, Transport, WebRequest},
 };
 
 /// How long a connection may take to stand.
@@ -75,9 +76,7 @@ impl Https {
 
     async fn exchange(&self, request: Outgoing) -> Result<Answer, Failure> {
         let limit = request.limit;
-        let (parts, body) = self.ask(request).await?.into_parts();
-        let body = Limited::new(body, limit).collect().await.map_err(|error| broken_off(&*error))?;
-        Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+        whole(self.ask(request).await?, limit).await
     }
 
     async fn ask(&self, request: Outgoing) -> Result<http::Response<Incoming>, Failure> {
@@ -85,12 +84,8 @@ impl Https {
         let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
         let uri: Uri = format!("https://{}{}", route.host, request.uri).parse().map_err(|error| unreachable(&error))?;
         self.routes.insert(route.host.clone(), route);
-        let mut outgoing = http::Request::new(Full::new(request.body));
-        *outgoing.method_mut() = request.method;
-        *outgoing.uri_mut() = uri;
-        *outgoing.headers_mut() = request.headers;
-        outgoing.headers_mut().insert(header::USER_AGENT, user_agent());
-        self.servers.request(outgoing).await.map_err(failure)
+        let Outgoing { method, headers, body, timeout, limit, .. } = request;
+        ask(&self.servers, WebRequest { method, uri, headers, body, timeout, limit }).await
     }
 
     /// `https://<host>/.well-known/matrix/server`, redirects followed.
@@ -115,6 +110,26 @@ impl Https {
         }
         None
     }
+}
+
+/// Sends a request.
+async fn ask(
+    client: &Client<Connector, Full<Bytes>>,
+    request: WebRequest,
+) -> Result<http::Response<Incoming>, Failure> {
+    let mut outgoing = http::Request::new(Full::new(request.body));
+    *outgoing.method_mut() = request.method;
+    *outgoing.uri_mut() = request.uri;
+    *outgoing.headers_mut() = request.headers;
+    outgoing.headers_mut().insert(header::USER_AGENT, user_agent());
+    client.request(outgoing).await.map_err(failure)
+}
+
+/// Reads the whole body of an answer.
+async fn whole(answer: http::Response<Incoming>, limit: usize) -> Result<Answer, Failure> {
+    let (parts, body) = answer.into_parts();
+    let body = Limited::new(body, limit).collect().await.map_err(|error| broken_off(&*error))?;
+    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
 }
 
 fn user_agent() -> HeaderValue {
@@ -177,6 +192,12 @@ impl Transport for Https {
             Ok(Opened { status: parts.status, headers: parts.headers, body: Box::pin(body) })
         })
     }
+
+    fn web(&self, request: WebRequest) -> Exchange<'_> {
+        let (timeout, limit) = (request.timeout, request.limit);
+        let exchange = async move { whole(ask(&self.web, request).await?, limit).await };
+        Box::pin(async move { tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(Failure::TimedOut)) })
+    }
 }
 
 /// Makes connections. With `routes`, the authority of a URI is looked up there; without, it is an ordinary
@@ -193,8 +214,13 @@ impl Connector {
         let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?.as_str().to_owned();
         let route = self.routes.as_ref().and_then(|routes| routes.get(&authority)).unwrap_or_else(|| {
             let name = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            Route { host: authority, targets: vec![(name.clone(), uri.port_u16().unwrap_or(443))], name }
+            let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+            Route { host: authority, targets: vec![(name.clone(), uri.port_u16().unwrap_or(usual))], name }
         });
+        let plain = uri.scheme_str() == Some("http");
+        if plain && !self.discovery.allows_private() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it does not speak https"));
+        }
         let name = TlsName::try_from(route.name.clone()).map_err(io::Error::other)?;
         let mut last = io::Error::other("it has no address");
         for (host, port) in &route.targets {
@@ -206,7 +232,8 @@ impl Connector {
                 }
             };
             for address in addresses {
-                match tokio::time::timeout(CONNECT, self.handshake(address, name.clone())).await {
+                let name = Some(name.clone()).filter(|_| !plain);
+                match tokio::time::timeout(CONNECT, self.handshake(address, name)).await {
                     Ok(Ok(stream)) => return Ok(stream),
                     Ok(Err(error)) => last = error,
                     Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -216,10 +243,14 @@ impl Connector {
         Err(last)
     }
 
-    async fn handshake(&self, address: SocketAddr, name: TlsName<'static>) -> io::Result<Stream> {
+    /// Connects; with a name, over TLS.
+    async fn handshake(&self, address: SocketAddr, name: Option<TlsName<'static>>) -> io::Result<Stream> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+        let stream = match name {
+            Some(name) => Either::Left(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?),
+            None => Either::Right(stream),
+        };
         Ok(Stream(TokioIo::new(stream)))
     }
 }
@@ -239,12 +270,12 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 /// A connection to another server.
-struct Stream(TokioIo<TlsStream<TcpStream>>);
+struct Stream(TokioIo<Either<TlsStream<TcpStream>, TcpStream>>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        let (_, session) = self.0.inner().get_ref();
-        match session.alpn_protocol() {
+        let Either::Left(stream) = self.0.inner() else { return Connected::new() };
+        match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Connected::new().negotiated_h2(),
             _ => Connected::new(),
         }

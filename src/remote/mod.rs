@@ -30,7 +30,7 @@ use ruma::{
 use self::{
     back_off::BackOff,
     keys::Keys,
-    transport::{Body, Failure, Outgoing, Transport},
+    transport::{Answer, Body, Failure, Outgoing, Transport, WebRequest},
     x_matrix::Signed,
 };
 use crate::{
@@ -283,6 +283,12 @@ impl Remote {
                 Err(RemoteError::Failed(failure))
             }
         }
+    }
+
+    /// Sends a request to an address of the web, such as a push gateway's. Nobody is left alone here: that is the
+    /// caller's to decide.
+    pub async fn web(&self, request: WebRequest) -> Result<Answer, Failure> {
+        self.transport.web(request).await
     }
 
     /// Keeps the back-off. That it cannot be saved is no reason to fail the request.

@@ -1,10 +1,10 @@
-//! One request to one server, by its name: over HTTPS, or in memory for tests.
+//! One request to one server, by its name, or to an address of the web: over HTTPS, or in memory for tests.
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use ruma::OwnedServerName;
 
 /// A request to another server.
@@ -24,6 +24,32 @@ pub struct Outgoing {
     pub timeout: Duration,
     /// How many bytes the answer may have.
     pub limit: usize,
+}
+
+/// A request to an address of the web, such as a push gateway's.
+#[derive(Debug, Clone)]
+pub struct WebRequest {
+    /// The method.
+    pub method: http::Method,
+    /// The whole address, with `https`; plain `http` where private addresses are allowed.
+    pub uri: Uri,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// How long the whole exchange may take.
+    pub timeout: Duration,
+    /// How many bytes the answer may have.
+    pub limit: usize,
+}
+
+impl WebRequest {
+    /// Posts JSON.
+    pub fn post_json(uri: Uri, json: String, timeout: Duration, limit: usize) -> Self {
+        let json_type = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json_type)]);
+        Self { method: http::Method::POST, uri, headers, body: json.into(), timeout, limit }
+    }
 }
 
 /// What the other server said.
@@ -94,9 +120,28 @@ pub trait Transport: Send + Sync {
             Ok(Opened { status, headers, body: Box::pin(stream::iter([Ok(body)])) })
         })
     }
+
+    /// Sends a request to an address of the web and reads the whole answer. Redirects are not followed.
+    fn web(&self, request: WebRequest) -> Exchange<'_> {
+        let host = request.uri.host().unwrap_or_default().to_owned();
+        Box::pin(async move { Err(Failure::Forbidden(format!("there is no way to {host}"))) })
+    }
 }
 
-/// No way to anybody: for a server without federation.
+/// The way to the web, but to no other server: for a server without federation.
+pub struct WithoutServers<T>(pub T);
+
+impl<T: Transport> Transport for WithoutServers<T> {
+    fn send(&self, request: Outgoing) -> Exchange<'_> {
+        Island.send(request)
+    }
+
+    fn web(&self, request: WebRequest) -> Exchange<'_> {
+        self.0.web(request)
+    }
+}
+
+/// No way to anybody.
 pub struct Island;
 
 impl Transport for Island {

@@ -5,14 +5,17 @@
 use ruma::{EventId, UserId};
 use serde_json::json;
 
-use super::{Room, Rooms, projections::outbox};
+use super::{
+    Room, Rooms,
+    projections::{outbox, unread},
+};
 use crate::{
     error::{Error, Result},
     store::{
         Ticket, Write,
         schema::{
             RoomNo, UserNo, numbers,
-            rooms::{LOCAL_MEMBERS, RECEIPT_AT, RECEIPTS, ReceiptRow, UNREAD},
+            rooms::{LOCAL_MEMBERS, RECEIPT_AT, RECEIPTS, ReceiptRow, UNREAD, UnreadRow},
         },
     },
 };
@@ -153,15 +156,12 @@ fn mark_read(
             EventId::parse(root).ok().map(|root| numbers::find_event(&rooms.store, &root)).transpose()?.flatten()
         }
     };
-    for (key, row) in write.scan(UNREAD, &(user, room))? {
-        let covered = match thread {
-            None => true,
-            Some("main") => row.thread.is_none(),
-            Some(_) => row.thread.is_some() && row.thread == root,
-        };
-        if key.2 <= reached && covered {
-            write.delete(UNREAD, &key);
-        }
-    }
-    Ok(())
+    let covers = |row: &UnreadRow| match thread {
+        None => true,
+        Some("main") => row.thread.is_none(),
+        Some(_) => row.thread.is_some() && row.thread == root,
+    };
+    let rows = write.scan(UNREAD, &(user, room))?;
+    let covered = rows.into_iter().filter(|(key, row)| key.2 <= reached && covers(row)).map(|(key, _)| key);
+    Ok(unread::take(write, user, covered)?)
 }

@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, admit, append::NewEvent, cache::Known, state::State};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, projections::unread, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -96,6 +96,7 @@ pub fn note_outside(
     write.put_at(USER_ROOMS, slot, move |since| {
         ((user, room), UserRoomRow { membership, event: number, since, before, forgotten: false })
     });
+    unread::invited(&mut write, rooms, user, (room, number, event), slot)?;
     write.touch(room);
     write.wake(user);
     Ok(write.commit()?)
@@ -153,6 +154,7 @@ pub fn forget_outside(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<
     let room = numbers::room(&mut write, room_id)?;
     let user = numbers::user(&mut write, user)?;
     write.delete(STRIPPED_STATE, &(user, room));
+    unread::clear(&mut write, user, room, |_| true)?;
     if let Some(row) = write.get(USER_ROOMS, &(user, room))? {
         let before = Some(row.membership);
         let slot = write.slot();

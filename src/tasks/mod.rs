@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 use crate::{
     app::Ctx,
     error::{Error, Result},
-    outbound,
+    outbound, push,
     rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, send},
     store::StoreError,
 };
@@ -31,6 +31,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "greeting other servers", |ctx| outbound::hello::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
     keep_up(ctx, "fetching the members of rooms", |ctx| completing::run(ctx.rooms.clone()));
+    keep_up(ctx, "sending push notifications", |ctx| push::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId};
 
-use super::{User, Users, sessions};
+use super::{User, Users, pushers, sessions};
 use crate::{
     e2ee::{self, Removing, dehydrated, device_lists},
     error::{Error, Result},
@@ -228,6 +228,7 @@ fn forget(users: &Users, removing: &Removing<'_>, write: &mut Write, user: UserN
     // A sync that waits on this device ends.
     write.wake(user);
     write.delete(DEVICES_SEEN, &place);
+    pushers::forget_device(write, user, id)?;
     users.e2ee.forget_device(removing, write, user, id)?;
     Ok(closed)
 }

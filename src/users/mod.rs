@@ -12,6 +12,7 @@ pub mod filters;
 pub mod passwords;
 pub mod profiles;
 pub mod push_rules;
+pub mod pushers;
 pub mod registration;
 pub mod resets;
 pub mod sessions;
@@ -20,7 +21,7 @@ pub mod uia;
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -77,6 +78,8 @@ struct Inner {
     seen: devices::Seen,
     passwords: passwords::Passwords,
     push_rules: push_rules::Cache,
+    /// How often a pusher was set.
+    pushers: AtomicU64,
     uia: uia::Sessions,
     logins: Tickets<UserNo>,
     open_ids: Tickets<UserNo>,
@@ -94,6 +97,7 @@ impl Users {
             seen: devices::Seen::default(),
             passwords: passwords::Passwords::new(),
             push_rules: push_rules::Cache::new(memory / 4 * 3),
+            pushers: AtomicU64::default(),
             uia: uia::Sessions::new(),
             logins: Tickets::new(LOGIN, 1000),
             open_ids: Tickets::new(OPEN_ID, 1000),

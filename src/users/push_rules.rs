@@ -3,7 +3,7 @@
 //!
 //! Spec: client-server-api#push-rules
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use parking_lot::Mutex;
 use quick_cache::sync;
@@ -12,7 +12,7 @@ use ruma::{UserId, events::push_rules::PushRulesEventContent, push::Ruleset};
 use super::{Users, account_data};
 use crate::{
     error::{Error, Result},
-    protocol::push::default_rules,
+    protocol::push::{Asks, asks, default_rules},
     store::schema::UserNo,
 };
 
@@ -22,9 +22,25 @@ pub const KIND: &str = "m.push_rules";
 /// What the rules of one user take in memory, roughly.
 const RULES: u64 = 10 << 10;
 
+/// The rules of a user, and what they ask for.
+#[derive(Debug)]
+pub struct Rules {
+    set: Ruleset,
+    /// What they ask for.
+    pub asks: Asks,
+}
+
+impl Deref for Rules {
+    type Target = Ruleset;
+
+    fn deref(&self) -> &Ruleset {
+        &self.set
+    }
+}
+
 /// Parsed rules, by user.
 pub(super) struct Cache {
-    rules: sync::Cache<UserNo, Arc<Ruleset>>,
+    rules: sync::Cache<UserNo, Arc<Rules>>,
     /// How often rules have changed: what was read before the newest change is not kept.
     changes: Mutex<u64>,
 }
@@ -43,7 +59,7 @@ pub(super) fn initial(id: &UserId) -> Result<String> {
 }
 
 /// The rules of a local user: their own, or those with which everybody begins.
-pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Ruleset>> {
+pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Rules>> {
     let cache = &users.inner.push_rules;
     if let Some(rules) = cache.rules.get(&number) {
         return Ok(rules);
@@ -51,7 +67,8 @@ pub fn of(users: &Users, number: UserNo, id: &UserId) -> Result<Arc<Ruleset>> {
     let before = *cache.changes.lock();
     let kept = account_data::find(users, number, None, KIND)?;
     let rules = kept.as_deref().and_then(|json| serde_json::from_str::<PushRulesEventContent>(json).ok());
-    let rules = Arc::new(rules.map_or_else(|| default_rules(id), |content| content.global));
+    let set = rules.map_or_else(|| default_rules(id), |content| content.global);
+    let rules = Arc::new(Rules { asks: asks(&set), set });
     let changes = cache.changes.lock();
     if *changes == before {
         cache.rules.insert(number, Arc::clone(&rules));

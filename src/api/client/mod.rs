@@ -17,9 +17,11 @@ mod keys_elsewhere;
 mod login;
 mod logout;
 mod moderation;
+mod notifications;
 mod presence;
 mod profile;
 mod push_rules;
+mod pushers;
 mod register;
 mod rooms;
 mod search;
@@ -97,6 +99,13 @@ pub fn routes(to: &mut Routes) {
     to.add(account_data::tags);
     to.add(account_data::set_tag);
     to.add(account_data::remove_tag);
+
+    // Push notifications
+    to.raw(Method::GET, "/_matrix/client/v3/pushers", pushers::list).also("/_matrix/client/r0/pushers");
+    to.raw(Method::POST, "/_matrix/client/v3/pushers/set", pushers::set).also("/_matrix/client/r0/pushers/set");
+    to.rate_limited();
+    to.raw(Method::GET, "/_matrix/client/v3/notifications", notifications::list);
+    to.also("/_matrix/client/r0/notifications");
 
     // Push rules
     to.add(push_rules::all);

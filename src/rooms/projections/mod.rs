@@ -21,4 +21,4 @@ pub const ON_EVENT: &[fn(&mut Write, &Appended<'_>) -> Result<()>] =
 
 /// Called for every entry of a room's current state that changes.
 pub const ON_STATE: &[fn(&mut Write, &StateDelta<'_>) -> Result<()>] =
-    &[members::project, device_lists::project, guests::project];
+    &[members::project, device_lists::project, guests::project, unread::forget];

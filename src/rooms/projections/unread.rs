@@ -1,86 +1,232 @@
-//! What is unread: the push rules of every local member are evaluated once, with the event.
+//! What people are told of: the push rules of every local member are evaluated once, with the event.
 //!
-//! Whoever sends an event has read the room up to it.
+//! An event that notifies somebody is unread until a receipt passes it ([`UNREAD`]), and one of their notifications
+//! for longer ([`NOTIFICATIONS`]), from where `push` takes it. Whoever sends an event has read up to it.
 //!
 //! Spec: client-server-api#receiving-notifications
 
+use std::{collections::HashSet, sync::Arc};
+
+use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
+use serde::{Deserialize, de::IgnoredAny};
+
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
         auth::power::PowerLevels,
-        push::{Context, Subject, evaluate},
+        event::Event,
+        push::{Actions, Context, Subject, evaluate},
     },
-    rooms::{append::Appended, projections::relations},
+    rooms::{
+        Rooms,
+        append::{Appended, StateDelta},
+        cache::Known,
+        projections::relations,
+    },
     store::{
-        Write,
+        Slot, StoreError, Write,
         schema::{
-            EventNo, UserNo, numbers,
+            EventNo, RoomNo, UserNo, numbers,
+            push::{NOTIFICATIONS, NotificationRow, READ_AT},
             rooms::{UNREAD, UnreadRow},
+            users::{ACCOUNT_DATA, GLOBAL},
         },
     },
     users::push_rules,
 };
 
+/// How many relations lead from an event to its thread at most.  Spec: client-server-api#receiving-notifications
+const MOST_STEPS: usize = 3;
+
 /// Counts the event for those whom it concerns.
 pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     let event = appended.event;
     let sender = numbers::user(write, &event.sender)?;
-    if appended.head.locals.contains(&sender) {
-        for (key, _) in write.scan(UNREAD, &(sender, appended.room.number))? {
-            write.delete(UNREAD, &key);
-        }
+    let room = appended.room.number;
+    let mut thread = None;
+    if appended.rooms.is_local(&event.sender) {
+        // Who talks in a thread has not read what was said beside it, and the other way round.
+        let own = *thread.get_or_insert(thread_of(write, appended)?);
+        clear(write, sender, room, |row| row.thread == own)?;
     }
     let subject = Subject::new(event);
-    let levels = power_levels(write, appended)?;
-    let thread = thread(write, appended)?;
-    for &user in appended.head.locals.iter().filter(|user| **user != sender) {
+    let mut levels = None;
+    for user in concerned(write, appended)?.into_iter().filter(|user| *user != sender) {
         let Some(id) = write.get(numbers::USERS, &user)? else { continue };
         let rules = push_rules::of(&appended.rooms.users, user, &id)?;
+        if levels.is_none() && (rules.asks.power_levels || mentions_the_room(event)) {
+            levels = Some(power_levels(write, appended)?);
+        }
+        let name = if rules.asks.display_name { display_name(write, appended, &id)? } else { None };
         let context = Context {
             user: &id,
-            display_name: None,
+            display_name: name.as_deref(),
             member_count: appended.head.members.0,
             power_levels: levels.as_ref(),
         };
         let actions = evaluate(&rules, &subject, &context);
-        if actions.notify() {
-            count(write, appended, user, actions.highlight(), thread);
+        if actions.notify() && !ignores(write, user, &event.sender)? {
+            let thread = match thread {
+                Some(thread) => thread,
+                None => *thread.insert(thread_of(write, appended)?),
+            };
+            let place = Place { room, number: appended.number, event, slot: appended.slot, thread };
+            notify(write, appended.rooms, user, &place, &actions)?;
         }
     }
     Ok(())
 }
 
-fn count(write: &mut Write, appended: &Appended<'_>, user: UserNo, highlight: bool, thread: Option<EventNo>) {
-    let (room, event) = (appended.room.number, appended.number);
-    let row = UnreadRow { notify: true, highlight, thread, event };
-    write.put_at(UNREAD, appended.slot, move |at| ((user, room, at), row));
+/// The local users whose push rules are asked: those in the room, and whoever is invited by the event.
+fn concerned(write: &mut Write, appended: &Appended<'_>) -> Result<Vec<UserNo>> {
+    let mut users: Vec<UserNo> = appended.head.locals.iter().copied().collect();
+    if appended.event.kind == "m.room.member"
+        && appended.event.membership() == Some(MembershipState::Invite)
+        && let Some(guest) = appended.event.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok())
+        && appended.rooms.is_local(guest)
+    {
+        users.push(numbers::user(write, guest)?);
+    }
+    Ok(users)
 }
 
-/// The power levels, for an event that wants to notify everybody; no rule asks for them otherwise.
-fn power_levels(write: &Write, appended: &Appended<'_>) -> Result<Option<PowerLevels>> {
-    #[derive(serde::Deserialize)]
+/// Notifies a local user of an invite into a room that this server is not in.
+pub fn invited(
+    write: &mut Write,
+    rooms: &Rooms,
+    user: UserNo,
+    invite: (RoomNo, EventNo, &Event),
+    slot: Slot,
+) -> Result<()> {
+    let (room, number, event) = invite;
+    let Some(id) = write.get(numbers::USERS, &user)? else { return Ok(()) };
+    if event.membership() != Some(MembershipState::Invite) || ignores(write, user, &event.sender)? {
+        return Ok(());
+    }
+    let rules = push_rules::of(&rooms.users, user, &id)?;
+    let subject = Subject::new(event);
+    let context = Context { user: &id, display_name: None, member_count: 0, power_levels: None };
+    let actions = evaluate(&rules, &subject, &context);
+    match actions.notify() {
+        true => notify(write, rooms, user, &Place { room, number, event, slot, thread: None }, &actions),
+        false => Ok(()),
+    }
+}
+
+/// Where the event stands of which somebody is notified.
+struct Place<'a> {
+    room: RoomNo,
+    number: EventNo,
+    event: &'a Event,
+    slot: Slot,
+    thread: Option<EventNo>,
+}
+
+fn notify(write: &mut Write, rooms: &Rooms, user: UserNo, place: &Place<'_>, actions: &Actions<'_>) -> Result<()> {
+    let (room, event, thread) = (place.room, place.number, place.thread);
+    let highlight = actions.highlight();
+    let call = place.event.kind == "m.call.invite";
+    let row = UnreadRow { notify: true, highlight, call, thread, event };
+    write.put_at(UNREAD, place.slot, move |at| ((user, room, at), row));
+    let plain = actions.list.len() == 1;
+    let actions = (!plain).then(|| serde_json::to_string(actions.list)).transpose().map_err(Error::internal)?;
+    let row = NotificationRow { room, event, ts: rooms.clock.now(), highlight, actions };
+    write.put_at(NOTIFICATIONS, place.slot, move |at| ((user, at), row));
+    Ok(())
+}
+
+/// Takes away those unread rows of a user in a room that are covered.
+pub fn clear(
+    write: &mut Write,
+    user: UserNo,
+    room: RoomNo,
+    covers: impl Fn(&UnreadRow) -> bool,
+) -> Result<(), StoreError> {
+    let rows = write.scan(UNREAD, &(user, room))?;
+    take(write, user, rows.into_iter().filter(|(_, row)| covers(row)).map(|(key, _)| key))
+}
+
+/// Takes away unread rows of a user.
+pub fn take(
+    write: &mut Write,
+    user: UserNo,
+    keys: impl Iterator<Item = (UserNo, RoomNo, crate::store::Position)>,
+) -> Result<(), StoreError> {
+    let mut any = false;
+    for key in keys {
+        write.delete(UNREAD, &key);
+        any = true;
+    }
+    if any {
+        let slot = write.slot();
+        write.put_at(READ_AT, slot, move |at| (user, at));
+        write.wake(user);
+    }
+    Ok(())
+}
+
+/// Whoever is not in a room any more, nor invited, has nothing unread there.
+pub fn forget(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
+    let Some(user) = <&UserId>::try_from(delta.state_key).ok().filter(|_| delta.kind == "m.room.member") else {
+        return Ok(());
+    };
+    let membership = delta.new.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave);
+    if delta.rooms.is_local(user) && !matches!(membership, MembershipState::Join | MembershipState::Invite) {
+        let user = numbers::user(write, user)?;
+        clear(write, user, delta.room.number, |_| true)?;
+    }
+    Ok(())
+}
+
+/// Whether a user does not want to hear of another one.  Spec: client-server-api#ignoring-users
+fn ignores(write: &Write, user: UserNo, sender: &UserId) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Ignored {
+        ignored_users: std::collections::HashMap<OwnedUserId, IgnoredAny>,
+    }
+    let row = write.get(ACCOUNT_DATA, &(user, GLOBAL, "m.ignored_user_list".to_owned()))?;
+    let ignored = row.and_then(|row| serde_json::from_str::<Ignored>(&row.json).ok());
+    Ok(ignored.is_some_and(|ignored| ignored.ignored_users.contains_key(sender)))
+}
+
+fn mentions_the_room(event: &Event) -> bool {
+    #[derive(Deserialize)]
     struct Mentions {
         #[serde(default)]
         room: bool,
     }
-    let mentions: Option<Mentions> = appended.event.content_field("m.mentions");
-    if !mentions.is_some_and(|mentions| mentions.room) {
-        return Ok(None);
-    }
-    let create = appended.state(write, "m.room.create", "")?;
-    let levels = appended.state(write, "m.room.power_levels", "")?;
-    let event = |known: &Option<std::sync::Arc<crate::rooms::cache::Known>>| {
-        known.as_ref().map(|known| std::sync::Arc::clone(&known.event))
-    };
-    Ok(Some(PowerLevels::new(appended.room.rules, event(&create).as_deref(), event(&levels).as_deref())))
+    event.content_field::<Mentions>("m.mentions").is_some_and(|mentions| mentions.room)
 }
 
-/// The root of the thread that the event is part of.
-fn thread(write: &Write, appended: &Appended<'_>) -> Result<Option<EventNo>> {
-    match relations::of(appended.event) {
-        Some(relation) if relation.rel_type == "m.thread" => {
-            Ok(write.get(numbers::EVENT_NUMBERS, &relation.event_id.as_str().to_owned())?)
+fn power_levels(write: &Write, appended: &Appended<'_>) -> Result<PowerLevels> {
+    let create = appended.state(write, "m.room.create", "")?;
+    let levels = appended.state(write, "m.room.power_levels", "")?;
+    let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
+    Ok(PowerLevels::new(appended.room.rules, event(&create).as_deref(), event(&levels).as_deref()))
+}
+
+/// What a user is called in the room.
+fn display_name(write: &Write, appended: &Appended<'_>, user: &UserId) -> Result<Option<String>> {
+    let member = appended.state(write, "m.room.member", user.as_str())?;
+    Ok(member.and_then(|known| known.event.content_field("displayname")))
+}
+
+/// The root of the thread that the event is part of, by itself or by what it relates to.
+fn thread_of(write: &Write, appended: &Appended<'_>) -> Result<Option<EventNo>> {
+    let mut relation = relations::of(appended.event);
+    let mut seen = HashSet::new();
+    for _ in 0..MOST_STEPS {
+        let Some(found) = relation else { return Ok(None) };
+        let Some(parent) = write.get(numbers::EVENT_NUMBERS, &found.event_id.as_str().to_owned())? else {
+            return Ok(None);
+        };
+        if found.rel_type == "m.thread" {
+            return Ok(Some(parent));
         }
-        _ => Ok(None),
+        if !seen.insert(parent) || write.get(crate::store::schema::events::EVENTS, &parent)?.is_none() {
+            return Ok(None);
+        }
+        relation = relations::of(&appended.known(write, parent)?.event);
     }
+    Ok(None)
 }

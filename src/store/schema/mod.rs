@@ -9,6 +9,7 @@ pub mod e2ee;
 pub mod events;
 pub mod federation;
 pub mod numbers;
+pub mod push;
 pub mod rooms;
 pub mod search;
 pub mod server;

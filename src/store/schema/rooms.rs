@@ -128,6 +128,9 @@ pub struct UnreadRow {
     /// Whether it also highlights.
     #[serde(rename = "h")]
     pub highlight: bool,
+    /// Whether it is a call.
+    #[serde(rename = "c", default, skip_serializing_if = "std::ops::Not::not")]
+    pub call: bool,
     /// The root of its thread.
     #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
     pub thread: Option<EventNo>,
@@ -136,7 +139,8 @@ pub struct UnreadRow {
     pub event: EventNo,
 }
 
-/// One row per user, room and unread event. Written by `rooms::projections::unread`, removed by receipts.
+/// One row per user, room and unread event, at the position of the event or of the invite. Written by
+/// `rooms::projections::unread`, removed by receipts.
 pub const UNREAD: Table<(UserNo, RoomNo, Position), UnreadRow> = Table::new("unread");
 
 /// Aliases of this server and the room each points to. Written by `rooms::aliases`.
