@@ -178,14 +178,18 @@ fn talk(ctx: &Ctx, messages: usize) {
         last.insert(here, id.clone());
         ctx.clock.advance(Duration::from_secs(dice.next() % 900));
         if dice.below(UNREAD) == 0 {
-            waiting.drain(..).for_each(|ticket| drop(ticket.wait().expect("a store that works")));
+            waiting.drain(..).for_each(|ticket| {
+                ticket.wait().expect("a store that works");
+            });
             for person in &people {
                 let read = receipts::mark(&ctx.rooms, &person.id, room, "m.read", None, &id).expect("a receipt");
                 waiting.extend(read);
             }
         }
     }
-    waiting.into_iter().for_each(|ticket| drop(ticket.wait().expect("a store that works")));
+    waiting.into_iter().for_each(|ticket| {
+        ticket.wait().expect("a store that works");
+    });
 }
 
 fn said(dice: &mut Dice, person: &Person, room: usize, last: Option<&OwnedEventId>) -> (&'static str, Value) {
