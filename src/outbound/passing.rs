@@ -4,7 +4,7 @@
 //!
 //! Spec: server-server-api#typing-notifications, server-server-api#presence
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedServerName, OwnedUserId, events::room::member::MembershipState};
 
@@ -24,6 +24,9 @@ use crate::{
         },
     },
 };
+
+/// With how many changes of a room's state at once it is looked through for people who came.
+const MOST_CHANGES: usize = 200;
 
 impl Outbound {
     /// Somebody on this server began or stopped typing.
@@ -66,17 +69,26 @@ impl Outbound {
             if others.is_empty() {
                 continue;
             }
-            for row in store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1))) {
-                let ((_, _, key), delta) = row?;
-                let Some(user) = self.newcomer(key, delta)? else { continue };
-                match self.rooms.is_local(&user) {
-                    true => self.introduce(numbers::find_user(store, &user)?, others.clone())?,
-                    false => {
-                        let locals = ephemeral::locals(&self.rooms, room)?;
-                        self.introduce(locals, vec![user.server_name().to_owned()])?;
-                    }
+            let changes = store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1)));
+            let changes = changes.take(MOST_CHANGES + 1).collect::<Result<Vec<_>, _>>()?;
+            if changes.len() > MOST_CHANGES {
+                // A whole room came: somebody here has joined it.
+                self.introduce(ephemeral::locals(&self.rooms, room)?, others)?;
+                continue;
+            }
+            let (mut here, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
+            for ((_, _, key), delta) in changes {
+                match self.newcomer(key, delta)? {
+                    Some(user) if self.rooms.is_local(&user) => here.extend(numbers::find_user(store, &user)?),
+                    Some(user) => elsewhere.extend([user.server_name().to_owned()]),
+                    None => {}
                 }
             }
+            if !elsewhere.is_empty() {
+                let known = ephemeral::locals(&self.rooms, room)?.into_iter().filter(|user| !here.contains(user));
+                self.introduce(known, elsewhere.into_iter().collect())?;
+            }
+            self.introduce(here, others)?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ use crate::{
         Store,
         schema::{
             UserNo, numbers,
-            push::{PUSHERS, PusherRow},
+            push::{NOTIFICATIONS, PUSHERS, PusherRow},
         },
     },
     users::{
@@ -336,4 +336,41 @@ async fn a_pusher_goes_to_whoever_uses_the_device_now() {
         rows.map(|row| row.expect("a row").0.0).collect::<Vec<_>>()
     };
     assert_eq!(owners(), [house.user("cat").1]);
+}
+
+#[tokio::test]
+async fn of_what_a_gateway_did_not_take_for_long_the_newest_is_told() {
+    let mut gateway = Gateway::start().await;
+    let house = House::new(&gateway);
+    let room = house.room("ann", "bob");
+    house.joins(&room, "bob");
+    house.pusher("bob", &gateway, json!({})).await;
+    gateway.answers(500, json!({}));
+    house.says(&room, "ann", "0");
+    assert_eq!(gateway.hears_of().await, "0 1");
+    (1..=25).for_each(|n| drop(house.says(&room, "ann", &n.to_string())));
+    gateway.answers(200, json!({ "rejected": [] }));
+    house.rooms.clock.advance(Duration::from_secs(3_600));
+    house.says(&room, "ann", "26");
+    for n in 7..=26 {
+        assert_eq!(gateway.hears_of().await, format!("{n} 27"));
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_notifications_are_kept() {
+    let gateway = Gateway::start().await;
+    let house = House::new(&gateway);
+    let room = house.room("ann", "bob");
+    let old = house.says(&room, "ann", "nobody is told of this");
+    house.joins(&room, "bob");
+    house.says(&room, "ann", "old");
+    house.rooms.clock.advance(Duration::from_secs(91 * 24 * 3_600));
+    house.says(&room, "ann", "new");
+    follow::tidy(&house.rooms).expect("it is tidied");
+    let bob = house.user("bob").1;
+    let kept = house.rooms.store.scan(NOTIFICATIONS, &(bob,)).map(|row| row.expect("a row").1);
+    let kept: Vec<_> = kept.map(|row| house.rooms.known(row.event).expect("an event")).collect();
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].event.content().contains("new") && old.event_id != kept[0].event.event_id);
 }

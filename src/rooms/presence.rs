@@ -188,8 +188,12 @@ fn show(rooms: &Rooms, user: UserNo, person: &mut Person, now: u64) -> bool {
     let (state, is_active, status) = (merged.state, merged.active, person.status.clone());
     let news = (before.state, before.is_active, &before.status) != (state, is_active, &status);
     if news {
-        live.set_presence(user, Presence { state, active_at: person.active, is_active, status });
-        person.told = now;
+        // Other servers need not hear each time that somebody pauses: they would be many requests.
+        let told = (before.state, &before.status) != (state, &status);
+        live.set_presence(user, Presence { state, active_at: person.active, is_active, status }, told);
+        if told {
+            person.told = now;
+        }
     } else if state != State::Offline && now >= person.told + REMINDER {
         live.remind(user);
         person.told = now;
@@ -228,7 +232,7 @@ pub fn expire(rooms: &Rooms) -> Result<()> {
         }
         if let Some(before) = rooms.store.live().presence(*user) {
             let gone = Presence { state: State::Offline, is_active: false, ..before };
-            rooms.store.live().set_presence(*user, gone);
+            rooms.store.live().set_presence(*user, gone, false);
             changed.push(*user);
         }
         false
@@ -273,7 +277,7 @@ fn listen(rooms: &Rooms, id: &UserId, said: Presence, now: u64) -> Result<()> {
     let before = rooms.store.live().presence(user).unwrap_or_default();
     let news = (before.state, before.is_active, &before.status) != (said.state, said.is_active, &said.status);
     if news {
-        rooms.store.live().set_presence(user, said);
+        rooms.store.live().set_presence(user, said, false);
     } else {
         rooms.store.live().acted(user, said.active_at);
     }

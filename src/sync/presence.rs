@@ -27,6 +27,10 @@ use crate::{
     },
 };
 
+/// With how many changes of a room's state since then it is not looked through for people who came, but for all
+/// whose presence is known.
+const MOST_CHANGES: usize = 200;
+
 /// What is new, as events; `newcomers` are told of as well.
 pub fn events(ask: &Ask<'_>, newcomers: &BTreeSet<UserNo>) -> Result<Vec<String>> {
     let (look, filter) = (ask.look, &ask.filter.presence);
@@ -79,15 +83,16 @@ pub fn newcomers(ask: &Ask<'_>, places: &[Place]) -> Result<BTreeSet<UserNo>> {
     }
     let (after, until) = (Position(since.position.0 + 1), Position(look.now.position.0 + 1));
     for place in places.iter().filter(|place| place.row.membership == MembershipState::Join) {
-        if place.is_new(Some(since.position)) {
+        let changes = store.range(STATE_DELTAS, &(place.room, after), &(place.room, until));
+        let changes = changes.take(MOST_CHANGES + 1).collect::<Result<Vec<_>, _>>()?;
+        if place.is_new(Some(since.position)) || changes.len() > MOST_CHANGES {
             for (user, _) in &known {
                 let member = rooms::member(store, place.room, *user)?;
                 newcomers.extend(member.filter(|row| row.membership == MembershipState::Join).map(|_| *user));
             }
             continue;
         }
-        for row in store.range(STATE_DELTAS, &(place.room, after), &(place.room, until)) {
-            let ((_, _, key), delta) = row?;
+        for ((_, _, key), delta) in changes {
             let Some(event) = delta.1.filter(|_| key.is_member()) else { continue };
             let event = &look.rooms.known(event)?.event;
             let user = event.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());

@@ -5,6 +5,7 @@ mod doors;
 mod intake;
 mod joining;
 mod keys;
+mod notifications;
 mod outgoing;
 mod presence;
 mod rooms;

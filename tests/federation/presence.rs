@@ -81,3 +81,17 @@ async fn it_stays_at_home_where_it_is_told_to() {
     let path = format!("/_matrix/client/v3/presence/{}/status", bob.id);
     assert_eq!(ann.get(&path).await.ok()["presence"], "offline");
 }
+
+#[tokio::test]
+async fn whoever_joins_a_large_room_is_shown_there() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    for n in 0..210 {
+        ann.set(&room, "org.example.state", &n.to_string(), json!({})).await.ok();
+    }
+    says(&bob, "online").await;
+    bob.join_via(&room, &one).await.ok();
+    until(&ann, &bob, "online").await;
+}

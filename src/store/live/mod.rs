@@ -120,14 +120,16 @@ impl Live {
         self.inner.lock().order.range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
     }
 
-    /// Puts down where somebody is, as a change that others hear of.
-    pub fn set_presence(&self, user: UserNo, presence: Presence) {
+    /// Puts down where somebody is, as a change that others hear of: those on other servers only if it is `told`.
+    pub fn set_presence(&self, user: UserNo, presence: Presence, told: bool) {
         let mut inner = self.inner.lock();
         inner.counter += 1;
         let counter = inner.counter;
         inner.presence.put(counter, user, presence);
         drop(inner);
-        self.remind(user);
+        if told {
+            self.remind(user);
+        }
     }
 
     /// Lets other servers hear again where somebody is, although nothing has changed.

@@ -1,0 +1,57 @@
+//! What people are told of, and have read, across servers.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, User, network};
+
+async fn notifications(user: &User) -> Vec<(Value, Value)> {
+    let page = user.get("/_matrix/client/v3/notifications").await.ok();
+    let page = page["notifications"].as_array().cloned().expect("a list");
+    page.into_iter().map(|found| (found["event"]["content"]["membership"].clone(), found["read"].clone())).collect()
+}
+
+#[tokio::test]
+async fn an_invite_from_elsewhere_is_told_until_it_is_answered() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().await;
+    ann.invite(&room, &bob).await.ok();
+    assert_eq!(notifications(&bob).await, [(json!("invite"), json!(false))]);
+    bob.leave(&room).await.ok();
+    assert_eq!(notifications(&bob).await, [(json!("invite"), json!(true))]);
+}
+
+async fn tell(from: &Server, to: &Server, room: &str, user: &str, event: &str, data: Value) {
+    let receipt = json!({ room: { "m.read": { user: { "data": data, "event_ids": [event] } } } });
+    let edu = json!({ "edu_type": "m.receipt", "content": receipt });
+    let body = json!({ "origin": from.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": [edu] });
+    from.ask_server(to, http::Method::PUT, "/_matrix/federation/v1/send/1", Some(body)).await.ok();
+}
+
+#[tokio::test]
+async fn a_server_says_what_its_own_members_have_read_and_nothing_else() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &one).await.ok();
+    let event = ann.say(&room, "hello").await;
+    let receipts = async || {
+        let answer = ann.get("/_matrix/client/v3/sync?set_presence=offline").await.ok();
+        let events = answer["rooms"]["join"][&room]["ephemeral"]["events"].clone();
+        events
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|found| found["content"][&event]["m.read"].clone())
+            .collect::<Vec<_>>()
+    };
+    tell(&two, &one, &room, "@stranger:two", &event, json!({ "ts": 5 })).await;
+    tell(&two, &one, &room, ann.id.as_str(), &event, json!({ "ts": 5 })).await;
+    tell(&two, &one, &room, bob.id.as_str(), &event, json!({ "ts": 5, "thread_id": "$nothing" })).await;
+    tell(&two, &one, &room, bob.id.as_str(), "$nothing", json!({ "ts": 5 })).await;
+    assert_eq!(receipts().await, [] as [Value; 0]);
+    tell(&two, &one, &room, bob.id.as_str(), &event, json!({ "ts": 5, "thread_id": "main" })).await;
+    assert_eq!(receipts().await, [json!({ bob.id.as_str(): { "ts": 5, "thread_id": "main" } })]);
+}
