@@ -26,6 +26,7 @@ use ruma::{
         error::FromHttpResponseError, path_builder::SinglePath,
     },
 };
+use serde::Deserialize;
 
 use self::{
     back_off::BackOff,
@@ -370,15 +371,28 @@ impl RemoteError {
     /// The error for a client whose wish depended on that server: its refusal is passed on.
     pub fn for_client(self, server: &ServerName) -> Error {
         match self {
-            Self::Refused { status, errcode, message, .. } if status.is_client_error() && !errcode.is_empty() => {
+            Self::Refused { status, errcode, message, body } if status.is_client_error() && !errcode.is_empty() => {
                 let status = if status == StatusCode::UNAUTHORIZED { StatusCode::FORBIDDEN } else { status };
-                Error::new(status, errcode, message)
+                let version = serde_json::from_slice::<Versioned>(&body).ok().filter(|_| errcode == INCOMPATIBLE);
+                let error = Error::new(status, errcode, message);
+                match version {
+                    Some(Versioned { room_version }) => error.with("room_version", room_version),
+                    None => error,
+                }
             }
             error => {
                 Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("{server} cannot help at the moment: {error}"))
             }
         }
     }
+}
+
+/// The errcode for a room whose version the asking server does not have; that version is named beside it.
+const INCOMPATIBLE: &str = "M_INCOMPATIBLE_ROOM_VERSION";
+
+#[derive(Deserialize)]
+struct Versioned {
+    room_version: String,
 }
 
 /// Whether a name is this server's own.

@@ -115,7 +115,15 @@ pub async fn enter(
     if is_guest {
         guests::check_may_join(rooms, &room)?;
     }
-    change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await?;
+    let joined = change(rooms, &room, |deciding| Ok(deciding.join(user, reason, Object::new())?.is_some())).await;
+    match joined {
+        // Somebody on another server in the room may let the user in.
+        Err(error) if !helpers.is_empty() && joining::others_may_grant(&error) => {
+            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
+            joining::join(rooms, id, user, helpers, content.into_iter().collect()).await?;
+        }
+        joined => joined?,
+    }
     if let Some(user) = numbers::find_user(&rooms.store, user)? {
         upgrade::carry_over(rooms, user, &room).await?;
     }

@@ -6,22 +6,26 @@
 
 use std::sync::Arc;
 
+use http::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{
     EventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
     events::room::member::MembershipState,
 };
+use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, admit, append::NewEvent, cache::Known, projections::unread, state::State};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, joining, projections::unread, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
         canonical::{Object, Value},
         event::{Event, stripped_format},
         sign,
-        version::{self, Rules},
+        version::{self, EventIds, Rules},
     },
+    remote::{Patience, RemoteError},
     store::{
         Ticket,
         schema::{
@@ -186,7 +190,8 @@ pub async fn incoming(
         Error::bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", version.as_str())
     })?;
     let mut pdu = admit::object(pdu, rules)?;
-    let event = admit::one(rooms, pdu.clone(), rules).await?;
+    let event = admit::one(rooms, pdu.clone(), rules).await;
+    let event = event.map_err(|error| Error::invalid_param(error.message))?;
     if event.event_id != event_id || event.room_id != room_id {
         return Err(Error::invalid_param("the path names another event or room than the body"));
     }
@@ -196,13 +201,18 @@ pub async fn incoming(
     let guest = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
     let guest = guest
         .filter(|guest| rooms.is_local(guest))
-        .ok_or_else(|| Error::forbidden("the invited user is not one of this server"))?;
-    if event.sender.server_name() != origin {
-        return Err(Error::forbidden(format!("{} is not a user of {origin}", event.sender)));
+        .ok_or_else(|| Error::invalid_param("the invited user is not one of this server"))?;
+    // Of an invite that was made for an address, any server in the room may tell.
+    if event.sender.server_name() != origin && event.content_value("third_party_invite").is_none() {
+        return Err(Error::invalid_param(format!("{} is not a user of {origin}", event.sender)));
+    }
+    if rules.room_id_is_hash {
+        check_shown(rooms, room_id, rules, shown).await?;
     }
     if crate::users::accounts::by_id(&rooms.users, guest)?.is_none_or(|(_, account)| account.deactivated) {
         return Err(Error::not_found("the invited user has no account here"));
     }
+    super::membership::check_wanted(rooms, guest)?;
     sign::sign_event(&mut pdu, rooms.config.server_name.as_str(), &rooms.key, rules);
     let signed = Event::from_object(pdu, rules).map_err(|error| Error::bad_json(error.to_string()))?;
     let signed = Arc::new(signed);
@@ -219,6 +229,30 @@ pub async fn incoming(
     Ok(signed.to_pdu())
 }
 
+/// Whether what an invite shows of its room is of that room: signed PDUs, the create event among them. Asked for
+/// where the room's ID is the hash of its create event; servers show less of older rooms.
+async fn check_shown(rooms: &Rooms, room_id: &RoomId, rules: &'static Rules, shown: &[RawStrippedState]) -> Result<()> {
+    let mut pdus = Vec::new();
+    for event in shown.iter().take(MOST_STRIPPED) {
+        let RawStrippedState::Pdu(pdu) = event else {
+            return Err(Error::invalid_param("invite_room_state must be made of whole events"));
+        };
+        pdus.push(admit::object(pdu, rules).map_err(|error| Error::invalid_param(error.message))?);
+    }
+    let mut has_create = false;
+    for event in admit::each(rooms, pdus, rules).await {
+        let event = event.map_err(|error| Error::invalid_param(error.message))?;
+        if event.room_id != room_id {
+            return Err(Error::invalid_param("invite_room_state holds an event of another room"));
+        }
+        has_create |= event.is("m.room.create", "");
+    }
+    match has_create {
+        true => Ok(()),
+        false => Err(Error::invalid_param("invite_room_state must hold the create event")),
+    }
+}
+
 /// Invites a user of another server: their server signs the invite first, then it enters the room.
 ///
 /// Errors: 403 `M_FORBIDDEN`, or what the other server says.
@@ -230,24 +264,29 @@ pub async fn outgoing(
     is_direct: bool,
     reason: Option<&str>,
 ) -> Result<()> {
+    match rooms.decide(room).membership(guest)? {
+        MembershipState::Join => return Err(Error::forbidden(format!("{guest} is already in the room"))),
+        MembershipState::Ban => return Err(Error::forbidden(format!("{guest} is banned from the room"))),
+        _ => {}
+    }
+    let mut content = Object::from([("membership".to_owned(), "invite".into())]);
+    if is_direct {
+        content.insert("is_direct".to_owned(), Value::Bool(true));
+    }
+    if let Some(reason) = reason {
+        content.insert("reason".to_owned(), reason.into());
+    }
+    offer(rooms, room, guest, NewEvent::state(sender, "m.room.member", guest.as_str(), content)).await
+}
+
+/// Puts an invite of a user of another server into a room once their server has signed it.
+pub async fn offer(rooms: &Arc<Rooms>, room: &Arc<Room>, guest: &UserId, new: NewEvent) -> Result<()> {
     let server = guest.server_name();
     let (invite, before, shown) = {
         let deciding = rooms.decide(room);
-        match deciding.membership(guest)? {
-            MembershipState::Join => return Err(Error::forbidden(format!("{guest} is already in the room"))),
-            MembershipState::Ban => return Err(Error::forbidden(format!("{guest} is banned from the room"))),
-            _ => {}
-        }
-        let mut content = Object::from([("membership".to_owned(), "invite".into())]);
-        if is_direct {
-            content.insert("is_direct".to_owned(), Value::Bool(true));
-        }
-        if let Some(reason) = reason {
-            content.insert("reason".to_owned(), reason.into());
-        }
-        let invite = deciding.compose(NewEvent::state(sender, "m.room.member", guest.as_str(), content))?;
+        let shown = shown_in(rooms, &deciding.head().state, &new.sender)?;
+        let invite = deciding.compose(new)?;
         deciding.authorize(&invite)?;
-        let shown = shown_in(rooms, &deciding.head().state, sender)?;
         (invite, deciding.head().state.clone(), shown)
     };
     let signed = ask_to_sign(rooms, room, server, &invite, &shown).await?;
@@ -276,6 +315,33 @@ fn shown_in(rooms: &Rooms, state: &State, sender: &UserId) -> Result<Vec<Arc<Kno
     keys.filter_map(|(kind, key)| rooms.in_state(state, kind, key).transpose()).collect()
 }
 
+/// Whether a server may only know the first version of the endpoint, which has no place for a room version.
+fn is_old(room: &Room, error: &RemoteError) -> bool {
+    let unknown = |status: StatusCode| matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND);
+    room.rules.event_ids == EventIds::Chosen && matches!(error, RemoteError::Refused { status, .. } if unknown(*status))
+}
+
+/// Spec: server-server-api#put_matrixfederationv1inviteroomideventid
+async fn ask_old_to_sign(rooms: &Rooms, room: &Room, server: &ServerName, invite: &Event) -> Result<Box<RawValue>> {
+    let quoted = |id: &str| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
+    let path =
+        format!("/_matrix/federation/v1/invite/{}/{}", quoted(room.id.as_str()), quoted(invite.event_id.as_str()));
+    let body = invite.json().to_owned().into_bytes();
+    let answer = rooms.remote.send(server, Method::PUT, path, Some(body), Patience::default(), true).await;
+    let answer = answer.map_err(|error| joining::passed_on(error, server))?;
+    if !answer.status().is_success() {
+        return Err(joining::passed_on(RemoteError::refusal(&answer), server));
+    }
+    let nonsense = |error: serde_json::Error| RemoteError::Nonsense(error.to_string()).for_client(server);
+    let (_, Signed { event }): (u16, Signed) = serde_json::from_slice(answer.body()).map_err(nonsense)?;
+    Ok(event)
+}
+
+#[derive(Deserialize)]
+struct Signed {
+    event: Box<RawValue>,
+}
+
 async fn ask_to_sign(
     rooms: &Rooms,
     room: &Room,
@@ -287,7 +353,11 @@ async fn ask_to_sign(
     let shown = shown.iter().map(|known| RawStrippedState::Pdu(known.event.to_pdu())).collect();
     let (room_id, event_id, version) = (room.id.clone(), invite.event_id.clone(), room.version.clone());
     let request = create_invite::v2::Request::new(room_id, event_id, version, invite.to_pdu(), shown);
-    let answer = rooms.remote.ask(server, request).await.map_err(|error| error.for_client(server))?.event;
+    let answer = match rooms.remote.ask(server, request).await {
+        Ok(answer) => answer.event,
+        Err(error) if is_old(room, &error) => ask_old_to_sign(rooms, room, server, invite).await?,
+        Err(error) => return Err(joining::passed_on(error, server)),
+    };
     let signed = admit::one(rooms, admit::object(&answer, room.rules)?, room.rules).await?;
     match signed.event_id == invite.event_id {
         true => Ok(signed),

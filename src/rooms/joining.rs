@@ -4,6 +4,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use http::StatusCode;
 use ruma::{
     EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{
@@ -67,26 +68,57 @@ pub async fn join(
     content: Object,
 ) -> Result<Arc<Room>> {
     let _alone = rooms.entering(room_id).await;
-    // Somebody else of this server may have been let in meanwhile.
-    if let Some(room) = super::doors::inside(rooms, room_id)? {
-        super::doors::change(rooms, &room, |deciding| {
-            let reason = content.get("reason").and_then(Value::as_str);
-            Ok(deciding.join(user, reason, Object::new())?.is_some())
-        })
-        .await?;
-        return Ok(room);
-    }
     let mut last = Error::not_found("this server does not know the room, nor a server that is in it");
+    // Somebody else of this server may have been let in meanwhile.
+    let inside = super::doors::inside(rooms, room_id)?;
+    if let Some(room) = &inside {
+        let reason = content.get("reason").and_then(Value::as_str);
+        let join = |deciding: &mut Deciding<'_>| Ok(deciding.join(user, reason, Object::new())?.is_some());
+        match super::doors::change(rooms, room, join).await {
+            Ok(()) => return Ok(Arc::clone(room)),
+            Err(error) if !others_may_grant(&error) => return Err(error),
+            Err(error) => last = error,
+        }
+    }
     for server in crate::remote::candidates(&rooms.config, servers).iter().take(MOST_SERVERS) {
-        match join_through(rooms, room_id, user, server, content.clone()).await {
+        match join_through(rooms, room_id, user, server, content.clone(), inside.as_ref()).await {
             Ok(room) => return Ok(room),
             Err(error) => {
                 tracing::info!(room = %room_id, %server, "{user} cannot join through {server}: {error}");
-                last = error;
+                if error.errcode == "M_INCOMPATIBLE_ROOM_VERSION" {
+                    return Err(error);
+                }
+                last = more_telling(last, error);
             }
         }
     }
     Err(last)
+}
+
+/// Whether another server in a restricted room may let somebody in whom this one may not.
+pub(super) fn others_may_grant(error: &Error) -> bool {
+    matches!(&*error.errcode, "M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")
+}
+
+/// Which of two errors a user should read: what a server has said about the join, rather than that another one was
+/// not there.
+fn more_telling(earlier: Error, later: Error) -> Error {
+    let says_something = |error: &Error| error.status.is_client_error() && error.status != StatusCode::NOT_FOUND;
+    if says_something(&earlier) && !says_something(&later) { earlier } else { later }
+}
+
+/// The error for a client whose wish another server has refused. What is wrong with our own request is not the
+/// client's to mend.
+pub(super) fn passed_on(error: RemoteError, server: &ServerName) -> Error {
+    match &error {
+        RemoteError::Refused { errcode, message, .. }
+            if matches!(&**errcode, "M_MISSING_PARAM" | "M_INVALID_PARAM") =>
+        {
+            let message = format!("{server} does not understand this server: {message}");
+            Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
+        }
+        _ => error.for_client(server),
+    }
 }
 
 async fn join_through(
@@ -95,22 +127,29 @@ async fn join_through(
     user: &UserId,
     server: &ServerName,
     mut content: Object,
+    inside: Option<&Arc<Room>>,
 ) -> Result<Arc<Room>> {
     let mut request = prepare_join_event::v1::Request::new(room_id.to_owned(), user.to_owned());
     request.ver = versions();
-    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| error.for_client(server))?;
+    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
     let rules = known_version(template.room_version)?;
     content.extend(rooms.member_profile(user)?);
     let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Join, content)?;
     let join = sign(rooms, draft, rules)?;
     let mut request = create_join_event::v2::Request::new(room_id.to_owned(), join.event_id.clone(), join.to_pdu());
     request.omit_members = true;
-    let body = rooms.remote.stream(server, request, JOIN).await.map_err(|error| error.for_client(server))?;
-    let given = read(rooms, rules, body).await.map_err(|error| error.for_client(server))?;
+    let body = rooms.remote.stream(server, request, JOIN).await.map_err(|error| passed_on(error, server))?;
+    let given = read(rooms, rules, body).await.map_err(|error| passed_on(error, server))?;
     let join = match &given.event {
         Some(signed) => countersigned(rooms, signed, &join, rules).await?,
         None => join,
     };
+    if let Some(room) = inside {
+        // This server is in the room; all that was missing is the other one's signature.
+        let pdu = admit::object(&join.to_pdu(), rules)?;
+        super::intake::receive(rooms, room, server, pdu).await?;
+        return Ok(Arc::clone(room));
+    }
     let (held, room_id, via) = (Arc::clone(rooms), room_id.to_owned(), server.to_owned());
     let begin = move || begin(&held, &room_id, rules, join, given, &via);
     let (room, ticket) = tokio::task::spawn_blocking(begin).await.map_err(Error::internal)??;
@@ -183,7 +222,12 @@ fn draft(
     let template = admit::object(template, rules)?;
     let text = |field: &str| template.get(field).and_then(Value::as_str);
     let said = template.get("content").and_then(|content| content.get("membership")?.as_str());
-    let about = [("type", "m.room.member"), ("room_id", room_id.as_str()), ("state_key", user.as_str())];
+    let about = [
+        ("type", "m.room.member"),
+        ("room_id", room_id.as_str()),
+        ("state_key", user.as_str()),
+        ("sender", user.as_str()),
+    ];
     if about.iter().any(|(field, wanted)| text(field) != Some(wanted)) || said != Some(membership.as_str()) {
         return Err(Error::bad_json("the other server's template is not the event that was asked for"));
     }
@@ -349,7 +393,7 @@ pub async fn leave(rooms: &Arc<Rooms>, room_id: &RoomId, user: &UserId, servers:
 
 async fn leave_through(rooms: &Rooms, room_id: &RoomId, user: &UserId, server: &ServerName) -> Result<()> {
     let request = prepare_leave_event::v1::Request::new(room_id.to_owned(), user.to_owned());
-    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| error.for_client(server))?;
+    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
     let rules = known_version(template.room_version)?;
     let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Leave, Object::new())?;
     let leave = sign(rooms, draft, rules)?;
@@ -369,7 +413,7 @@ pub async fn knock(
     for server in crate::remote::candidates(&rooms.config, servers).iter().take(MOST_SERVERS) {
         match knock_through(rooms, room_id, user, server, content.clone()).await {
             Ok(()) => return Ok(()),
-            Err(error) => last = error,
+            Err(error) => last = more_telling(last, error),
         }
     }
     Err(last)
@@ -384,13 +428,13 @@ async fn knock_through(
 ) -> Result<()> {
     let mut request = prepare_knock_event::v1::Request::new(room_id.to_owned(), user.to_owned());
     request.ver = versions();
-    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| error.for_client(server))?;
+    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
     let rules = known_version(Some(template.room_version))?;
     content.extend(rooms.member_profile(user)?);
     let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Knock, content)?;
     let knock = sign(rooms, draft, rules)?;
     let request = create_knock_event::v1::Request::new(room_id.to_owned(), knock.event_id.clone(), knock.to_pdu());
-    let answer = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| error.for_client(server))?;
+    let answer = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
     let stripped: Vec<String> = answer
         .knock_room_state
         .iter()

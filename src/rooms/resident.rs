@@ -104,6 +104,9 @@ pub async fn receive(
         super::partial::check_whole(room)?;
     }
     if membership == MembershipState::Join && authorised_by_us(rooms, &pdu) {
+        // That there was a template does not mean that the user meets the conditions.
+        let user = pdu.get("sender").and_then(Value::as_str).and_then(|user| <&UserId>::try_from(user).ok());
+        user.map(|user| rooms.decide(room).authoriser(user)).transpose()?;
         sign::sign_event(&mut pdu, rooms.config.server_name.as_str(), &rooms.key, room.rules);
     }
     let event = Event::from_object(pdu.clone(), room.rules).map_err(|error| Error::bad_json(error.to_string()))?;
@@ -137,7 +140,7 @@ fn check_member_event(pdu: &Object, origin: &ServerName, membership: &Membership
         return Err(Error::invalid_param("the event must be about its own sender"));
     }
     if sender.server_name() != origin {
-        return Err(Error::forbidden(format!("{sender} is not a user of {origin}")));
+        return Err(Error::invalid_param(format!("{sender} is not a user of {origin}")));
     }
     Ok(())
 }

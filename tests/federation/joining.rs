@@ -7,7 +7,7 @@ use ingle::{
         canonical::{self, Object},
         compose::Draft,
     },
-    rooms::{completing, intake},
+    rooms::{append::NewEvent, completing, intake},
     store::schema::rooms::ROOM_SERVERS,
     tasks,
 };
@@ -59,6 +59,11 @@ async fn whole(server: &Server, room: &str) {
     until(server, "all members", || !is_partial(server, room)).await;
 }
 
+/// Waits until somebody's server knows that another has joined.
+async fn knows(user: &User, room: &str, other: &User) {
+    until(&user.server, "the join", || has(&user.server, room, other.id.as_str())).await;
+}
+
 async fn hears(user: &User, room: &str, text: &str) {
     let wait = async {
         let mut log = user.server.ctx.store.watch();
@@ -95,6 +100,7 @@ async fn somebody_speaks_and_listens_before_the_members_are_known() {
     bob.join_via(&room, &ann.server).await.ok();
     assert!(is_partial(&b, &room));
     assert_eq!(servers(&b, &room), count(&[("a.example", 0), ("b.example", 1), ("c.example", 0)]));
+    knows(&cid, &room, &bob).await;
     cid.say(&room, "who is there?").await;
     hears(&bob, &room, "who is there?").await;
     bob.say(&room, "I am").await;
@@ -136,7 +142,7 @@ async fn what_was_begun_is_finished_after_a_restart() {
 async fn another_server_helps_when_the_first_is_gone() {
     let Scene { network, ann, cid, bob, room } = scene().await;
     bob.join_via(&room, &ann.server).await.ok();
-    until(&cid.server, "the join", || has(&cid.server, &room, bob.id.as_str())).await;
+    knows(&cid, &room, &bob).await;
     network.away(&ann.server);
     tasks::start(&bob.server.ctx);
     whole(&bob.server, &room).await;
@@ -172,6 +178,7 @@ async fn readers_who_load_members_on_demand_see_the_room_at_once_and_the_others_
     let before = sync(&bob, "").await;
     let since = format!("&since={}", before["next_batch"].as_str().expect("a token"));
     bob.join_via(&room, &ann.server).await.ok();
+    knows(&cid, &room, &bob).await;
     cid.say(&room, "hello").await;
     hears(&bob, &room, "hello").await;
     let shown = sync(&bob, &format!("{since}&filter={}", lazy())).await;
@@ -246,4 +253,87 @@ async fn an_event_that_was_believed_too_early_is_withdrawn() {
     assert!(!has(&b, &room, cid.id.as_str()));
     bob.say(&room, "it is not").await;
     assert_eq!(bob.read(&room).await, ["is that so?", "it is not"]);
+}
+
+/// A space of Ann's and a room that is open to those in it, where only Ann may invite.
+async fn members_only(ann: &User) -> (String, String) {
+    let space = ann.create_room().with("preset", "public_chat").await;
+    let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": space }] });
+    let rules = json!([{ "type": "m.room.join_rules", "state_key": "", "content": rule }]);
+    let levels = json!({ "invite": 50 });
+    let room = ann.create_room().with("initial_state", rules).with("power_level_content_override", levels).await;
+    (space, room)
+}
+
+#[tokio::test]
+async fn a_server_in_a_room_asks_another_to_let_somebody_in_whom_it_may_not() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let ann = a.with_user("ann").await;
+    let (bob, cat) = b.with_users("bob", "cat").await;
+    let (space, room) = members_only(&ann).await;
+    bob.join_via(&room, &a).await.is("403 M_FORBIDDEN");
+    for user in [&bob, &cat] {
+        user.join_via(&space, &a).await.ok();
+        whole(&b, &space).await;
+        knows(&ann, &space, user).await;
+        user.join_via(&room, &a).await.ok();
+        whole(&b, &room).await;
+    }
+    assert!(has(&a, &room, cat.id.as_str()) && has(&b, &room, cat.id.as_str()));
+    assert_eq!(state(&a, &room), state(&b, &room));
+}
+
+#[tokio::test]
+async fn nobody_gets_a_signature_without_meeting_the_conditions() {
+    let network = network();
+    let (a, c) = (network.server("a.example").await, network.server("c.example").await);
+    let ann = a.with_user("ann").await;
+    let (cid, dan) = c.with_users("cid", "dan").await;
+    let (space, room) = members_only(&ann).await;
+    cid.join_via(&space, &a).await.ok();
+    cid.join_via(&room, &a).await.ok();
+    whole(&c, &room).await;
+    // Dan is not in the space, and his server does as if that did not matter.
+    let id = <&ruma::RoomId>::try_from(&*room).expect("a room ID");
+    let there = c.ctx.rooms.find(id).expect("the room");
+    let content = json!({ "membership": "join", "join_authorised_via_users_server": ann.id });
+    let content = canonical::to_object(&content).expect("content");
+    let draft = c.ctx.rooms.decide(&there).draft(NewEvent::state(&dan.id, "m.room.member", dan.id.as_str(), content));
+    let signed = draft.expect("a draft").sign(&c.ctx.config.server_name, &c.ctx.rooms.key, there.rules);
+    let event = signed.expect("an event");
+    let path = format!("/_matrix/federation/v2/send_join/{}/{}", quoted(&room), quoted(event.event_id.as_str()));
+    let body = serde_json::from_str(event.json()).expect("JSON");
+    c.ask_server(&a, http::Method::PUT, &path, Some(body)).await.is("403 M_FORBIDDEN");
+    assert!(!has(&a, &room, dan.id.as_str()));
+}
+
+#[tokio::test]
+async fn whoever_wants_no_invites_gets_none_from_other_servers() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let room = ann.create_room().await;
+    let path = format!("/_matrix/client/v3/user/{}/account_data/m.invite_permission_config", bob.id);
+    bob.put(&path, json!({ "default_action": "block" })).await.ok();
+    ann.invite(&room, &bob).await.is("403 M_INVITE_BLOCKED");
+    bob.put(&path, json!({})).await.ok();
+    ann.invite(&room, &bob).await.ok();
+    bob.join(&room).await.ok();
+}
+
+#[tokio::test]
+async fn a_room_of_an_unknown_version_is_refused_with_its_version() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let ann = a.with_user("ann").await;
+    let room = ann.create_room().with("preset", "public_chat").with("room_version", "11").await;
+    let path = format!("/_matrix/federation/v1/make_join/{}/@bob:b.example?ver=1&ver=12", quoted(&room));
+    let refused = b.ask_server(&a, http::Method::GET, &path, None).await.is("400 M_INCOMPATIBLE_ROOM_VERSION");
+    assert_eq!(refused["room_version"], "11");
+    // Nor is an invite to such a room signed.
+    let path = format!("/_matrix/federation/v2/invite/{}/$x", quoted(&room));
+    let body = json!({ "room_version": "99", "event": {}, "invite_room_state": [] });
+    let refused = a.ask_server(&b, http::Method::PUT, &path, Some(body)).await.is("400 M_INCOMPATIBLE_ROOM_VERSION");
+    assert_eq!(refused["room_version"], "99");
 }
