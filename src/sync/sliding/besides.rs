@@ -192,13 +192,13 @@ impl Ask<'_> {
     ) -> Result<Option<String>> {
         let mut out = String::new();
         let mut first = true;
-        let mut rooms = BTreeSet::new();
+        let mut rooms = Vec::new();
         for (room, matched) in &self.matches.rooms {
             let Some(place) = self.places.get(room) else { continue };
             if !wanted.covers(place.id.as_str(), &matched.lists, matched.subscribed) {
                 continue;
             }
-            rooms.insert(*room);
+            rooms.push(*room);
             if let Some(text) = write(place, self.since(*room, before.as_deref()))? {
                 comma(&mut out, &mut first);
                 write_string(&mut out, place.id.as_str());
@@ -207,8 +207,8 @@ impl Ask<'_> {
             }
         }
         *covered = Some(match before {
-            Some(before) if **before == rooms => Arc::clone(before),
-            _ => Arc::new(rooms),
+            Some(before) if before.iter().eq(&rooms) => Arc::clone(before),
+            _ => Arc::new(rooms.into_iter().collect()),
         });
         Ok((!first).then(|| format!("{{{out}}}")))
     }

@@ -50,6 +50,8 @@ pub struct Told {
     pub rooms: OrdMap<RoomNo, Room>,
     /// The rooms that matched the request.
     pub matched: Arc<BTreeSet<RoomNo>>,
+    /// What was wanted of these.
+    pub configs: Vec<Arc<Config>>,
     /// Where extensions told of what is besides rooms.
     pub covered: Covered,
     /// The request that was answered.

@@ -3,7 +3,8 @@
 //! Spec: MSC4186 (Lists and subscriptions)
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ptr,
     sync::Arc,
 };
 
@@ -42,18 +43,21 @@ pub struct Matches<'a> {
     pub rooms: BTreeMap<RoomNo, Match<'a>>,
     /// How many rooms there are in each list, whatever its ranges.
     pub counts: Vec<(&'a str, usize)>,
+    /// What is wanted of rooms, each once.
+    pub configs: Vec<Arc<Config>>,
+    /// The rooms that are direct chats.
+    pub direct: BTreeSet<String>,
 }
 
 impl<'a> Matches<'a> {
     /// Finds the rooms for the lists and subscriptions of a request.
     pub fn find(look: &Look<'_>, request: &'a Request, roster: &mut Roster, told: &Told) -> Result<Self> {
-        let mut matches = Self::default();
-        let mut wants = BTreeMap::<RoomNo, (Vec<&'a str>, bool, Config)>::new();
-        let direct = direct(look)?;
+        let mut matches = Self { direct: direct(look)?, ..Self::default() };
+        let mut wants = BTreeMap::<RoomNo, (Vec<&'a str>, bool, Vec<&'a Config>)>::new();
         let order: Vec<_> = roster.order().collect();
         for (name, list) in &request.lists {
-            let chosen =
-                Chosen { look, filters: &list.filters, direct: &direct, children: children(look, &list.filters)? };
+            let (filters, children) = (&list.filters, children(look, &list.filters)?);
+            let chosen = Chosen { look, filters, direct: &matches.direct, children };
             let mut count = 0;
             for room in &order {
                 if !listed(look, roster, told, *room)? || !chosen.holds(roster, *room)? {
@@ -64,7 +68,7 @@ impl<'a> Matches<'a> {
                 if list.ranges.iter().any(|(first, last)| (*first..=*last).contains(&place)) {
                     let want = wants.entry(*room).or_default();
                     want.0.push(name);
-                    want.2 = std::mem::take(&mut want.2).union(&list.config);
+                    want.2.push(&list.config);
                 }
             }
             matches.counts.push((name, count));
@@ -75,24 +79,28 @@ impl<'a> Matches<'a> {
             if listed(look, roster, told, room)? || was_in(look, roster, room)? {
                 let want = wants.entry(room).or_default();
                 want.1 = true;
-                want.2 = std::mem::take(&mut want.2).union(config);
+                want.2.push(config);
             }
         }
-        // Most rooms want the same, which is then kept once.
-        let mut configs = BTreeSet::<Arc<Config>>::new();
-        for (room, (lists, subscribed, config)) in wants {
-            let before = told.rooms.get(&room).map(|room| &room.config).filter(|before| ***before == config);
-            let config = match before.or_else(|| configs.get(&config)) {
-                Some(config) => Arc::clone(config),
-                None => {
-                    let config = Arc::new(config);
-                    configs.insert(Arc::clone(&config));
-                    config
-                }
-            };
+        // Of most rooms the same is wanted, which is then made and kept once, also from answer to answer.
+        let mut made = HashMap::<Vec<*const Config>, Arc<Config>>::new();
+        for (room, (lists, subscribed, configs)) in wants {
+            let parts = configs.iter().map(|config| ptr::from_ref(*config)).collect();
+            let config = Arc::clone(made.entry(parts).or_insert_with(|| matches.config(&configs, told)));
             matches.rooms.insert(room, Match { lists, subscribed, config });
         }
         Ok(matches)
+    }
+
+    /// Everything that these want.
+    fn config(&mut self, parts: &[&Config], told: &Told) -> Arc<Config> {
+        let config = parts.iter().fold(Config::default(), |all, part| all.union(part));
+        let known = told.configs.iter().chain(&self.configs).find(|known| ***known == config);
+        let config = known.map_or_else(|| Arc::new(config), Arc::clone);
+        if !self.configs.iter().any(|kept| Arc::ptr_eq(kept, &config)) {
+            self.configs.push(Arc::clone(&config));
+        }
+        config
     }
 }
 

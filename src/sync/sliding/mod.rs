@@ -127,7 +127,6 @@ impl Turn {
         next: &mut Told,
     ) -> Result<(String, Members)> {
         let (request, told) = (&self.request, &self.told);
-        let direct = lists::direct(look)?;
         let stream = self.stream();
         let (mut out, mut members) = (String::new(), Members::default());
         for (number, wanted) in &matches.rooms {
@@ -140,7 +139,7 @@ impl Turn {
                 place,
                 wanted,
                 told: told.rooms.get(number),
-                direct: direct.contains(place.id.as_str()),
+                direct: matches.direct.contains(place.id.as_str()),
             };
             if !self.may_have_news(&ask, wanted) {
                 continue;
@@ -160,7 +159,8 @@ impl Turn {
     fn may_have_news(&self, ask: &room::Ask<'_>, wanted: &Match<'_>) -> bool {
         ask.told.is_none_or(|told| {
             let newest = self.sync.rooms.store.wakers().newest_in(ask.place.room);
-            newest > told.at || *told.config != *wanted.config || told.direct != ask.direct
+            let same = Arc::ptr_eq(&told.config, &wanted.config) || *told.config == *wanted.config;
+            newest > told.at || !same || told.direct != ask.direct
         })
     }
 
@@ -192,7 +192,8 @@ impl Turn {
         }
         let counts = matches.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
         let request = self.request.fingerprint;
-        Told { now: Some(now), rooms, matched, covered: told.covered.clone(), request, counts }
+        let configs = matches.configs.clone();
+        Told { now: Some(now), rooms, matched, configs, covered: told.covered.clone(), request, counts }
     }
 
     /// Writes the answer and remembers that it was given.
