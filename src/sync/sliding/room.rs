@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    protocol::canonical::write_string,
+    protocol::{canonical::write_string, event::stripped_format},
     rooms::{cache::Known, state::State},
     store::{
         Position,
@@ -153,6 +153,7 @@ impl Ask<'_> {
         }
         let told = self.told.filter(|told| told.membership == MembershipState::Join);
         let departure = place.departure(look)?;
+        let was_in = departure.is_some();
         let after = told.map(|told| told.at).unwrap_or_default();
         let limit = self.config().limit.max(1);
         let mut timeline = self.timeline(Window { after, until, limit, gap: false })?;
@@ -178,8 +179,13 @@ impl Ask<'_> {
             return Ok(Some(self.left_outside(&own)));
         }
         state.retain(|change| change.known.as_ref().is_none_or(|known| known.event.key() != own.event.key()));
+        let stripped = stripped_format(&own.event);
         state.push(Change { kind: String::new(), state_key: String::new(), known: Some(own) });
         let mut out = self.begin(told.is_none());
+        if !was_in && self.shape == Shape::V4 {
+            // How an invite or a knock ended.
+            let _ = write!(out, ",\"stripped_state\":[{stripped}]");
+        }
         self.write_timeline(&timeline, &mut out)?;
         self.write_state(&state, &mut out)?;
         let _ = write!(out, ",\"bump_stamp\":{}}}", place.row.since);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ruma::api::client::room::create_room::v3::RoomPreset;
+use ruma::{RoomId, api::client::room::create_room::v3::RoomPreset};
 use serde_json::{Value, json};
 
 use super::super::testing::{House, Person};
@@ -407,8 +407,14 @@ async fn the_accepted_shape_says_the_same_in_other_words() {
     assert_eq!((&told["name"], &told["expanded_timeline"]), (&json!(null), &json!(true)));
     assert!(told.as_object().unwrap().contains_key("name"), "{told}");
     let rooms = next["rooms"].as_object().unwrap();
-    let invited = rooms.values().find(|room| room["membership"] == "invite").unwrap();
+    let (theirs, invited) = rooms.iter().find(|(_, room)| room["membership"] == "invite").unwrap();
     assert!(invited["stripped_state"].is_array(), "{invited}");
+    let theirs = house.rooms().find(<&RoomId>::try_from(theirs.as_str()).unwrap()).unwrap();
+    ann.leaves(&theirs);
+    body["pos"] = next["pos"].clone();
+    let last = ann.try_slide_v4(&body).await.unwrap();
+    let told = &last["rooms"][theirs.id.as_str()];
+    assert_eq!((&told["membership"], told["stripped_state"].as_array().unwrap().len()), (&json!("leave"), 1));
     body["room_subscriptions"] =
         (0..101).map(|n| (format!("!{n}:a"), config.clone())).collect::<serde_json::Map<_, _>>().into();
     assert_eq!(ann.try_slide_v4(&body).await.unwrap_err().errcode, "M_INVALID_PARAM");
