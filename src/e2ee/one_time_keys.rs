@@ -65,8 +65,10 @@ pub fn sweep(store: &Store) -> Result<(), StoreError> {
     clear(store, SUPPLY)?;
     let mut write = store.write();
     write.put(ONE_TIME_KEYS_EPOCH, &(), &store.epoch());
-    // Nobody waits: whoever decides sees what is queued, and this comes after all that was removed.
-    write.commit().map(drop)
+    let last = write.commit()?;
+    // Nobody reads the old counts any more. Whoever opens the store may be in a runtime, where one must not wait.
+    let waits = std::thread::scope(|scope| scope.spawn(|| last.wait()).join());
+    waits.map_err(|_| StoreError::Engine("the wait for a row broke off".into()))?.map(drop)
 }
 
 fn clear<K: Key, V: Serialize + DeserializeOwned>(store: &Store, table: Table<K, V>) -> Result<(), StoreError> {
