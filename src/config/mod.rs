@@ -112,6 +112,9 @@ option::options! {
             allow_without_login: bool = "false";
             /// Whether other servers may read it.
             allow_over_federation: bool = "false";
+            /// Whether people find everybody who lives here by name; otherwise those with whom they share a room,
+            /// and those in rooms that are open to all.
+            find_everyone: bool = "false";
         }
 
         [federation]

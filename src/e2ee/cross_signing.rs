@@ -189,7 +189,7 @@ fn public_key(object: &Object, device: Device<'_>, name: &str) -> Result<(String
 /// Whether a name is the public part of one of a user's cross-signing keys.
 ///
 /// Spec: client-server-api#key-and-signature-security
-pub(super) fn is_public_key(write: &Write, user: UserNo, name: &str) -> Result<bool> {
+pub fn is_public_key(write: &Write, user: UserNo, name: &str) -> Result<bool> {
     for (kind, _) in NAMES {
         let id = write.get(CROSS_SIGNING, &(user, kind))?.and_then(|row| signed::ed25519(&row));
         if id.is_some_and(|(id, _)| id["ed25519:".len()..] == *name) {

@@ -134,7 +134,7 @@ impl Caller for Option<User> {
     async fn identify(ctx: &Ctx, evidence: &Evidence<'_>, _: &[u8]) -> Result<Self> {
         let Some(token) = token(evidence) else { return Ok(None) };
         match ctx.users.identify(&token) {
-            Ok(user) => Ok(Some(user).filter(|user| !user.locked)),
+            Ok(user) => Ok(Some(user)),
             Err(error) if error.status == StatusCode::UNAUTHORIZED => Ok(None),
             Err(error) => Err(error),
         }

@@ -356,7 +356,15 @@ async fn ask_to_sign(
     let answer = match rooms.remote.ask(server, request).await {
         Ok(answer) => answer.event,
         Err(error) if is_old(room, &error) => ask_old_to_sign(rooms, room, server, invite).await?,
-        Err(error) => return Err(joining::passed_on(error, server)),
+        Err(error) => {
+            return Err(match joining::passed_on(error, server) {
+                error if error.errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
+                    let message = format!("{server} has no rooms of version {}", room.version);
+                    Error::bad_request("M_UNSUPPORTED_ROOM_VERSION", message)
+                }
+                error => error,
+            });
+        }
     };
     let signed = admit::one(rooms, admit::object(&answer, room.rules)?, room.rules).await?;
     match signed.event_id == invite.event_id {

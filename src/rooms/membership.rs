@@ -141,7 +141,10 @@ impl Deciding<'_> {
     pub fn unban(&mut self, sender: &UserId, target: &UserId, reason: Option<&str>) -> Result<Arc<Event>> {
         match self.membership(target)? {
             MembershipState::Ban => self.change_member(sender, target, MembershipState::Leave, reason, Object::new()),
-            _ => Err(Error::forbidden(format!("{target} is not banned from the room"))),
+            _ => {
+                let message = format!("{target} is not banned from the room");
+                Err(Error::new(http::StatusCode::FORBIDDEN, "M_BAD_STATE", message))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -32,6 +33,7 @@ use crate::{
     rooms::{
         Room,
         access::{self, Access},
+        presence::content,
         token::SyncToken,
     },
     store::{
@@ -39,7 +41,8 @@ use crate::{
         schema::{
             EventNo, RoomNo,
             events::TIMELINE,
-            rooms::{PUBLISHED, USER_ROOMS},
+            numbers,
+            rooms::{MEMBERS, PUBLISHED, USER_ROOMS},
             users::GLOBAL,
         },
     },
@@ -111,6 +114,25 @@ fn people(look: &Look<'_>, since: Option<SyncToken>) -> Result<Vec<String>> {
     presence::events(&ask, &BTreeSet::new())
 }
 
+/// Who of the members of a room is there, or was since the start.
+fn people_in(look: &Look<'_>, room: RoomNo) -> Result<Vec<String>> {
+    let mut people = Vec::new();
+    if !look.rooms.config.presence.enabled {
+        return Ok(people);
+    }
+    for row in look.store().scan(MEMBERS, &(room,)) {
+        let ((_, user), row) = row?;
+        let Some(presence) = look.store().live().presence(user).filter(|_| row.membership == MembershipState::Join)
+        else {
+            continue;
+        };
+        let Some(id) = numbers::user_id(look.store(), user)?.filter(|id| !look.ignored.contains(id)) else { continue };
+        let content = content(look.rooms, &presence);
+        people.push(json!({ "type": "m.presence", "sender": id, "content": content }).to_string());
+    }
+    Ok(people)
+}
+
 fn snapshot(look: &Look<'_>, place: &Place, limit: usize) -> Result<Option<String>> {
     match access::look(look.rooms, &place.id, &look.reader.user) {
         Ok((room, access)) => info(look, &room, &access, Some(place), limit.min(MOST_EVENTS)).map(Some),
@@ -144,13 +166,16 @@ fn info(look: &Look<'_>, room: &Room, access: &Access, place: Option<&Place>, li
     let visibility = if look.store().contains(PUBLISHED, &room.number)? { "public" } else { "private" };
     let mut data = String::new();
     account::write(&mut data, &account::of_room(look, room.number)?, &EventFilter::default());
-    let receipts = match access {
-        Access::Member => ephemeral::receipts(look, room.number, Position(0))?.events(look)?,
-        _ => Vec::new(),
+    let (receipts, people) = match access {
+        Access::Member => {
+            (ephemeral::receipts(look, room.number, Position(0))?.events(look)?, people_in(look, room.number)?)
+        }
+        _ => (Vec::new(), Vec::new()),
     };
     let receipts: Vec<String> = receipts.iter().map(|event| in_room(&room.id, event)).collect();
-    let receipts = receipts.join(",");
-    let _ = write!(out, ",\"visibility\":\"{visibility}\",\"account_data\":[{data}],\"receipts\":[{receipts}]}}");
+    let (receipts, people) = (receipts.join(","), people.join(","));
+    let _ = write!(out, ",\"visibility\":\"{visibility}\",\"account_data\":[{data}]");
+    let _ = write!(out, ",\"receipts\":[{receipts}],\"presence\":[{people}]}}");
     Ok(out)
 }
 

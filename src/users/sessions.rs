@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Users;
 use crate::{
+    e2ee::cross_signing,
     error::{Error, Result},
     store::{
         StoreError, Write,
@@ -184,6 +185,7 @@ impl Users {
 /// Logs a device in: gives it tokens, and ends those it had. The caller holds the user's lock and
 /// passes the ended tokens to [`Users::commit`].
 ///
+/// Errors: 400 `M_INVALID_PARAM` for IDs and names that are too long, 403 `M_FORBIDDEN` for the ID of a key.
 /// Spec: client-server-api#relationship-between-access-tokens-and-devices
 pub fn open(users: &Users, write: &mut Write, user: UserNo, new: NewDevice) -> Result<(Login, Vec<TokenKey>)> {
     let device = new.id.unwrap_or_else(|| users.chance.letters(10).into());
@@ -192,6 +194,9 @@ pub fn open(users: &Users, write: &mut Write, user: UserNo, new: NewDevice) -> R
     }
     if new.name.as_ref().is_some_and(|name| name.len() > NAME) {
         return Err(Error::invalid_param(format!("the name of a device has at most {NAME} bytes")));
+    }
+    if cross_signing::is_public_key(write, user, device.as_str())? {
+        return Err(Error::forbidden("a device cannot be called like one of your cross-signing keys"));
     }
     let place = (user, device.to_string());
     let fresh = || DeviceRow { name: new.name, created: users.clock.now(), ..Default::default() };

@@ -203,6 +203,8 @@ async fn who_is_there_is_told_as_well() {
         events.find(|event| event["sender"] == bob.id.as_str() && event["type"] == "m.presence").cloned()
     };
     assert_eq!(of_bob(&all["presence"]).expect("bob")["content"]["status_msg"], "cooking");
+    let shown = ann.room(&room, "initialSync").await.ok();
+    assert_eq!(of_bob(&shown["presence"]).expect("bob")["content"]["status_msg"], "cooking");
     bob.put(&status, json!({ "presence": "online", "status_msg": "eating" })).await.ok();
     let heard = after(&ann, text(&all, "end"), "timeout=0").await.ok();
     assert_eq!(of_bob(&heard["chunk"]).expect("bob")["content"]["status_msg"], "eating");

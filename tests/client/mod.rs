@@ -3,6 +3,7 @@
 mod account;
 mod account_data;
 mod admin_register;
+mod audit;
 mod bad_input;
 mod calls;
 mod delayed;

@@ -20,6 +20,7 @@ async fn an_admin_locks_an_account_and_opens_it_again() {
     ann.put(path, json!({ "locked": true })).await.ok();
     assert_eq!(ann.get(path).await.ok()["locked"], true);
     bob.get("/_matrix/client/v3/devices").await.is("401 M_USER_LOCKED");
+    bob.post("/_matrix/client/v3/account/deactivate", json!({})).await.is("401 M_USER_LOCKED");
     ann.put(path, json!({ "locked": false })).await.ok();
     bob.get("/_matrix/client/v3/devices").await.ok();
 }
@@ -43,6 +44,7 @@ async fn only_admins_moderate_and_never_each_other() {
     bob.put(&lock("@bob:localhost"), json!({ "locked": true })).await.is("403 M_FORBIDDEN");
     bob.get(&lock("@bob:localhost")).await.is("403 M_FORBIDDEN");
     ann.put(&lock("@ann:localhost"), json!({ "locked": true })).await.is("403 M_FORBIDDEN");
+    ann.get(&lock("@ann:localhost")).await.ok();
     ann.put(&lock("@nobody:localhost"), json!({ "locked": true })).await.is("404 M_NOT_FOUND");
     ann.put(&lock("@cem:elsewhere.org"), json!({ "locked": true })).await.is("400 M_INVALID_PARAM");
     assert_eq!(ann.server.trace(), before);
@@ -69,4 +71,14 @@ async fn it_is_told_from_where_somebody_was_last_seen() {
     }
     bob.get("/_matrix/client/v3/admin/whois/@ann:localhost").await.is("403 M_FORBIDDEN");
     ann.get("/_matrix/client/v3/admin/whois/@nobody:localhost").await.is("404 M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn admins_do_not_look_after_each_other() {
+    let (ann, bob) = cast().await;
+    let number = ann.server.ctx.users.identify(&bob.token).expect("a user").number;
+    accounts::change(&ann.server.ctx.users, number, |account| account.admin = true).await.expect("a change");
+    for what in ["lock", "suspend"] {
+        ann.get(&format!("/_matrix/client/v1/admin/{what}/@bob:localhost")).await.is("403 M_FORBIDDEN");
+    }
 }

@@ -168,5 +168,5 @@ pub fn routes(to: &mut Routes) {
         .rate_limited();
     delayed::routes(to);
     to.add(user_directory::search);
-    to.add(user_directory::mutual_rooms);
+    to.raw(Method::GET, "/_matrix/client/v1/mutual_rooms", user_directory::mutual_rooms).rate_limited();
 }

@@ -48,7 +48,7 @@ pub async fn is_locked(
     admin: User,
     req: is_user_locked::v1::Request,
 ) -> Result<is_user_locked::v1::Response> {
-    let (_, account) = account(&ctx, &admin, &req.user_id)?;
+    let account = shown(&ctx, &admin, &req.user_id)?;
     Ok(is_user_locked::v1::Response::new(account.locked))
 }
 
@@ -65,7 +65,7 @@ pub async fn is_suspended(
     admin: User,
     req: is_user_suspended::v1::Request,
 ) -> Result<is_user_suspended::v1::Response> {
-    let (_, account) = account(&ctx, &admin, &req.user_id)?;
+    let account = shown(&ctx, &admin, &req.user_id)?;
     Ok(is_user_suspended::v1::Response::new(account.suspended))
 }
 
@@ -85,6 +85,16 @@ fn account(ctx: &Ctx, admin: &User, id: &UserId) -> Result<(UserNo, AccountRow)>
     }
     let account = accounts::by_id(&ctx.users, id)?.filter(|(_, account)| !account.deactivated);
     account.ok_or_else(|| Error::not_found("there is no such account"))
+}
+
+/// An account of which an admin may know how it stands: everybody's but that of another admin.
+fn shown(ctx: &Ctx, admin: &User, id: &UserId) -> Result<AccountRow> {
+    match account(ctx, admin, id)? {
+        (number, account) if account.admin && number != admin.number => {
+            Err(Error::forbidden("admins do not look after each other"))
+        }
+        (_, account) => Ok(account),
+    }
 }
 
 /// An account that does not belong to an admin, the caller included.

@@ -1,14 +1,17 @@
 //! Who is in a room.
 
-use ruma::api::client::membership::{
-    get_member_events,
-    joined_members::{self, v3::RoomMember},
+use ruma::{
+    api::client::membership::{
+        get_member_events,
+        joined_members::{self, v3::RoomMember},
+    },
+    events::room::member::MembershipState,
 };
 
 use super::list as json_list;
 use crate::{
     app::Ctx,
-    error::Result,
+    error::{Error, Result},
     http::{Reply, User},
     rooms::{
         partial,
@@ -17,8 +20,22 @@ use crate::{
     },
 };
 
+/// The memberships that one can ask for.
+const KNOWN: &[MembershipState] = &[
+    MembershipState::Join,
+    MembershipState::Invite,
+    MembershipState::Knock,
+    MembershipState::Leave,
+    MembershipState::Ban,
+];
+
 /// Answers the member events of a room.
 pub async fn list(ctx: Ctx, user: User, req: get_member_events::v3::Request) -> Result<Reply> {
+    for membership in req.membership.iter().chain(&req.not_membership) {
+        if !KNOWN.contains(membership) {
+            return Err(Error::invalid_param(format!("there is no membership {membership}")));
+        }
+    }
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
     let query = MemberQuery { at: req.at, is: req.membership, is_not: req.not_membership };
     partial::whole_by_id(&ctx.rooms, &req.room_id).await?;

@@ -65,7 +65,8 @@ pub fn routes(to: &mut Routes) {
     to.add(report::room);
     to.add(report::event);
     to.add(report::user);
-    to.add(typing::set);
+    to.raw(Method::PUT, "/_matrix/client/r0/rooms/{room_id}/typing/{user_id}", typing::set);
+    to.also("/_matrix/client/v3/rooms/{room_id}/typing/{user_id}").rate_limited();
     to.raw(Method::POST, "/_matrix/client/r0/rooms/{room_id}/receipt/{receipt_type}/{event_id}", receipts::receive);
     to.also("/_matrix/client/v3/rooms/{room_id}/receipt/{receipt_type}/{event_id}").rate_limited();
     to.add(receipts::read_markers);

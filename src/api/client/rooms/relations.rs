@@ -17,7 +17,7 @@ use ruma::{
 use super::{list, text};
 use crate::{
     app::Ctx,
-    error::Result,
+    error::{Error, Result},
     http::{Reply, User},
     rooms::{
         history,
@@ -75,7 +75,14 @@ pub async fn of_types(
 /// Lists the threads of a room.
 pub async fn threads(ctx: Ctx, user: User, req: get_threads::v1::Request) -> Result<Reply> {
     let viewer = Viewer::new(&ctx.rooms, &user.id, Some(&user.device))?;
-    let only_own = req.include == IncludeThreads::Participated;
+    let only_own = match req.include {
+        IncludeThreads::All => false,
+        IncludeThreads::Participated => true,
+        other => return Err(Error::invalid_param(format!("include is all or participated, not {other}"))),
+    };
+    if req.limit.is_some_and(|limit| u64::from(limit) == 0) {
+        return Err(Error::invalid_param("limit must be greater than zero"));
+    }
     let limit = req.limit.map(Into::into);
     let page = relations::threads(&ctx.rooms, &viewer, &req.room_id, only_own, req.from.as_deref(), limit)?;
     Ok(Reply::json(json(&page)))

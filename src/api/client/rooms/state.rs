@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::list;
 use crate::{
     app::Ctx,
-    error::Result,
+    error::{Error, Result},
     http::{Reply, User},
     rooms::{guests, partial, read, send, view::Viewer},
 };
@@ -26,6 +26,9 @@ pub async fn all(ctx: Ctx, user: User, req: get_state_events::v3::Request) -> Re
 /// Answers the content of a state event, or the whole event.
 pub async fn get(ctx: Ctx, user: User, req: get_state_event_for_key::v3::Request) -> Result<Reply> {
     let kind = req.event_type.to_string();
+    if !matches!(req.format, StateEventFormat::Content | StateEventFormat::Event) {
+        return Err(Error::invalid_param("format is content or event"));
+    }
     let known = read::state_event(&ctx.rooms, &user.id, &req.room_id, &kind, &req.state_key)?;
     match req.format {
         StateEventFormat::Event => {
