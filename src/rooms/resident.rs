@@ -257,6 +257,10 @@ fn leave_out_members(rooms: &Rooms, room: &Room, snapshot: &mut Snapshot, join: 
 pub fn may_see(rooms: &Rooms, server: &ServerName, known: &Known) -> Result<bool> {
     let Some(before) = known.before else { return Ok(true) };
     let state = rooms.state(before)?;
+    if !known.event.is_state() && rooms.is_local(&known.event.sender) && rooms.users.is_erased(&known.event.sender)? {
+        // Those who were there keep what they were told; nobody else is told again.
+        return Ok(memberships_of(rooms, server, known, &state)?.contains(&MembershipState::Join));
+    }
     let history = rooms.in_state(&state, "m.room.history_visibility", "")?;
     let visibility = history.map_or_else(Default::default, |known| visibility::of(&known.event));
     let open = [HistoryVisibility::Shared, HistoryVisibility::WorldReadable];

@@ -152,7 +152,8 @@ pub fn search(rooms: &Rooms, viewer: &Viewer<'_>, query: &Query) -> Result<Page>
         let shown = known.redacted_by.is_none()
             && query.filter.wants(rooms, &known)?
             && !viewer.ignores(&known)?
-            && viewer.may_see(&known)?;
+            && viewer.may_see(&known)?
+            && !viewer.hides(&known)?;
         if shown {
             all.push((rank, known));
         }

@@ -16,10 +16,10 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, events::room::member::M
 
 use super::{Rooms, access, cache::Known, relations};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
         canonical,
-        event::{ClientFormat, client_format},
+        event::{ClientFormat, Event, client_format},
         visibility,
     },
     store::schema::{
@@ -101,6 +101,30 @@ impl<'a> Viewer<'a> {
         // `shared` also shows what was before one joined, to those who have joined since.
         let shared = [at.visibility, visibility_after].contains(&visibility::HistoryVisibility::Shared);
         Ok(shared && self.joined_since(known)?)
+    }
+
+    /// Whether a message is hidden from the viewer because its sender has asked to be erased: those who were in the
+    /// room when it was sent go on seeing it.
+    ///
+    /// Spec: client-server-api#post_matrixclientv3accountdeactivate
+    pub fn hides(&self, known: &Known) -> Result<bool> {
+        if known.event.is_state() || !self.rooms.is_local(&known.event.sender) {
+            return Ok(false);
+        }
+        match known.before {
+            Some(before) if self.rooms.users.is_erased(&known.event.sender)? => {
+                Ok(self.at(before)?.membership != MembershipState::Join)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The event as far as the viewer may read it.
+    pub fn readable(&self, known: &Known) -> Result<Arc<Event>> {
+        match self.hides(known)? {
+            false => Ok(Arc::clone(&known.event)),
+            true => redacted(self.rooms, known),
+        }
     }
 
     /// Who is looking.
@@ -189,14 +213,16 @@ impl<'a> Viewer<'a> {
 
     /// The event as this viewer's client gets it. `/sync` leaves out the room ID.
     pub fn event(&self, known: &Known, room_id: bool) -> Result<String> {
+        let event = self.readable(known)?;
         let unsigned = self.unsigned(known, true)?;
-        Ok(client_format(&known.event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
+        Ok(client_format(&event, &ClientFormat { room_id, unsigned: Some(&unsigned) }))
     }
 
     /// The event without what is bundled with it.
     pub fn bare(&self, known: &Known) -> Result<String> {
+        let event = self.readable(known)?;
         let unsigned = self.unsigned(known, false)?;
-        Ok(client_format(&known.event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) }))
+        Ok(client_format(&event, &ClientFormat { room_id: true, unsigned: Some(&unsigned) }))
     }
 
     /// The same for an event in a list of state, which has no place in time: nothing is said of the viewer
@@ -262,6 +288,12 @@ impl<'a> Viewer<'a> {
         let row = self.rooms.store.get(TRANSACTION_OF, &known.number)?;
         Ok(row.filter(|row| Some(row.user) == self.number && row.device == device.as_str()).map(|row| row.id))
     }
+}
+
+/// An event without what it says.
+pub fn redacted(rooms: &Rooms, known: &Known) -> Result<Arc<Event>> {
+    let room = rooms.open(known.room)?.ok_or_else(|| Error::internal("an event without a room"))?;
+    Ok(Arc::new(known.event.redacted(room.rules)))
 }
 
 /// Appends `,"name":"value"`.

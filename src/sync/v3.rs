@@ -232,7 +232,7 @@ fn invited(ask: &Ask<'_>, place: &Place, field: &str) -> Result<Option<String>> 
 /// An event of a timeline in the format that the reader asked for.
 pub(super) fn event(look: &Look<'_>, filter: &Filter, known: &Known) -> Result<String> {
     match filter.event_format {
-        Format::Federation => Ok(known.event.json().to_owned()),
+        Format::Federation => Ok(look.viewer.readable(known)?.json().to_owned()),
         Format::Client => Ok(filter.reduce(look.viewer.event(known, false)?)),
     }
 }

@@ -1,5 +1,8 @@
 //! Accounts: which names may be taken, how an account begins, changes and ends.
 
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 
 use super::{
@@ -192,7 +195,30 @@ pub async fn deactivate(users: &Users, number: UserNo, erase: bool) -> Result<()
     };
     done.await?;
     users.forget_sessions(number);
+    users.inner.erased.0.lock().take();
     backup::sweep(&users.e2ee, number).await
+}
+
+/// Who has asked to be erased, once somebody has looked.
+#[derive(Default)]
+pub(super) struct Erased(Mutex<Option<HashSet<OwnedUserId>>>);
+
+impl Users {
+    /// Whether a user of this server has asked that what they sent be hidden from whoever came later.
+    pub fn is_erased(&self, user: &UserId) -> Result<bool, StoreError> {
+        let mut erased = self.inner.erased.0.lock();
+        if let Some(erased) = &*erased {
+            return Ok(erased.contains(user));
+        }
+        let mut found = HashSet::new();
+        for row in self.store.scan(ACCOUNTS, &()) {
+            let (number, account) = row?;
+            if account.erased {
+                found.extend(numbers::user_id(&self.store, number)?);
+            }
+        }
+        Ok(erased.insert(found).contains(user))
+    }
 }
 
 /// Removes what somebody kept in the account.

@@ -81,6 +81,7 @@ struct Inner {
     /// How often a pusher was set.
     pushers: AtomicU64,
     uia: uia::Sessions,
+    erased: accounts::Erased,
     logins: Tickets<UserNo>,
     open_ids: Tickets<UserNo>,
     nonces: Tickets<()>,
@@ -99,6 +100,7 @@ impl Users {
             push_rules: push_rules::Cache::new(memory / 4 * 3),
             pushers: AtomicU64::default(),
             uia: uia::Sessions::new(),
+            erased: accounts::Erased::default(),
             logins: Tickets::new(LOGIN, 1000),
             open_ids: Tickets::new(OPEN_ID, 1000),
             nonces: Tickets::new(NONCE, 1000),

@@ -130,3 +130,38 @@ async fn there_is_no_relay_for_calls() {
     let ann = server().await.with_user("ann").await;
     assert_eq!(ann.get("/_matrix/client/v3/voip/turnServer").await.ok(), json!({}));
 }
+
+#[tokio::test]
+async fn what_an_erased_user_said_is_hidden_from_who_comes_later() {
+    let server = server().await;
+    let (ann, bob) = server.with_users("ann", "bob").await;
+    let cem = server.with_user("cem").await;
+    let room = ann.create_room().with("preset", "public_chat").with("name", "Kitchen").await;
+    bob.join(&room).await.ok();
+    let event = ann.say(&room, "my secret soup").await;
+    bob.say(&room, "thanks").await;
+    let filter = "%7B%22event_format%22:%22federation%22%7D";
+    let body = json!({ "auth": ann.proof(), "erase": true });
+    let answer = ann.post("/_matrix/client/v3/account/deactivate", body).await.ok();
+    assert_eq!(answer["id_server_unbind_result"], "success");
+    cem.join(&room).await.ok();
+    assert_eq!(bob.read(&room).await, ["my secret soup", "thanks"]);
+    assert_eq!(cem.read(&room).await, ["thanks"]);
+    let path = crate::harness::in_room(&room, &format!("event/{}", crate::harness::quoted(&event)));
+    assert_eq!(cem.get(&path).await.ok()["content"], json!({}));
+    for query in ["", &format!("?filter={filter}")] {
+        let sync = cem.get(&format!("/_matrix/client/v3/sync{query}")).await.ok();
+        assert!(!sync.to_string().contains("secret soup") && sync.to_string().contains("Kitchen"), "{query}");
+    }
+    let search = json!({ "search_categories": { "room_events": { "search_term": "soup" } } });
+    let found = cem.post("/_matrix/client/v3/search", search.clone()).await.ok();
+    assert_eq!(found["search_categories"]["room_events"]["count"], 0);
+    let found = bob.post("/_matrix/client/v3/search", search).await.ok();
+    assert_eq!(found["search_categories"]["room_events"]["count"], 1);
+    // Nobody is there any more.
+    let members = bob.room(&room, "joined_members").await.ok();
+    assert!(members["joined"].get("@ann:localhost").is_none());
+    bob.get("/_matrix/client/v3/profile/@ann:localhost").await.is("404 M_NOT_FOUND");
+    server.post("/_matrix/client/v3/login", ann.proof()).await.is("403 M_USER_DEACTIVATED");
+    ann.get("/_matrix/client/v3/account/whoami").await.is("401 M_UNKNOWN_TOKEN");
+}
