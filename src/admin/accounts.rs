@@ -135,7 +135,7 @@ async fn leave(rooms: &Arc<Rooms>, room: &RoomId, user: &UserId) -> Result<()> {
     Ok(())
 }
 
-fn existing(users: &Users, name: &str) -> Result<(OwnedUserId, UserNo, AccountRow)> {
+pub(super) fn existing(users: &Users, name: &str) -> Result<(OwnedUserId, UserNo, AccountRow)> {
     let id = named(users, name)?;
     match accounts::by_id(users, &id)? {
         Some((_, account)) if account.deactivated => Err(Error::not_found(format!("{id} was given up for ever"))),

@@ -4,4 +4,5 @@ pub mod accounts;
 pub mod backup;
 pub mod first;
 pub mod identity;
+pub mod notices;
 pub mod status;

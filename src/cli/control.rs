@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::start;
 use crate::{
-    admin::{accounts, status},
+    admin::{accounts, notices, status},
     app::Ctx,
     config::Config,
     error, server,
@@ -63,6 +63,15 @@ pub enum Wish {
         name: String,
         /// Whether what they sent is hidden from whoever comes later.
         erase: bool,
+    },
+    /// Tell people something in the name of the server.
+    SendNotice {
+        /// Whom.
+        names: Vec<String>,
+        /// Whether everybody is told.
+        everyone: bool,
+        /// What.
+        text: String,
     },
     /// Make an archive of the store.
     MakeArchive,
@@ -183,6 +192,7 @@ async fn attempt(ctx: &Ctx, wish: &Wish) -> error::Result<Value> {
         Wish::ListUsers => json!(accounts::list(users)?),
         Wish::SetPassword { name, password } => json!(accounts::set_password(users, name, password).await?),
         Wish::MakeResetLink { name } => json!(accounts::reset_link(users, name).await?),
+        Wish::SendNotice { names, everyone, text } => json!(notices::send(&ctx.rooms, names, *everyone, text).await?),
         Wish::MakeArchive => {
             let store = ctx.store.clone();
             let made = tokio::task::spawn_blocking(move || store.archive()).await.map_err(error::Error::internal)?;

@@ -7,6 +7,7 @@ mod backup;
 mod check;
 mod config;
 mod control;
+mod notice;
 mod serve;
 mod start;
 mod status;
@@ -69,6 +70,9 @@ enum Command {
     /// Works while the server runs, and when it does not.
     #[command(subcommand)]
     User(user::Command),
+    /// Tell people something in the name of the server
+    #[command(subcommand)]
+    Notice(notice::Command),
     /// Make, prove and restore backups
     #[command(subcommand)]
     Backup(backup::Command),
@@ -106,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Serve { accept_loss } => place.config().and_then(|config| serve::run(config, accept_loss)),
         Command::CheckConfig { file } => check::run(&Place { config: file.or(place.config.clone()), ..place }),
         Command::User(command) => place.config().and_then(|config| user::run(config, command)),
+        Command::Notice(command) => place.config().and_then(|config| notice::run(config, command)),
         Command::Backup(command) => place.config().and_then(|config| backup::run(config, command)),
         Command::Status { json } => place.config().and_then(|config| status::run(config, json)),
         Command::Config(command) => config::run(&command),

@@ -105,6 +105,29 @@ option::options! {
             over_federation: bool = "true";
         }
 
+        [support]
+        /// Whom to write to when something is wrong with the server. Everybody may read it.
+        Support {
+            /// The Matrix ID of whoever looks after the server.
+            matrix_id: Option<String> = "" like "\"@ann:example.org\"";
+            /// Their e-mail address.
+            email: Option<String> = "" like "\"ann@example.org\"";
+            /// A page that says more.
+            page: Option<PublicUrl> = "" like "\"https://example.org/help\"";
+        }
+
+        [notices]
+        /// What the server itself tells its people (`ingle notice send`), in a room for each.
+        Notices {
+            /// The account that speaks for the server: what stands before the colon. It is made when it is
+            /// first needed.
+            sender: String = "\"notices\"";
+            /// What clients call it, and the room.
+            name: String = "\"Notices\"";
+            /// Whether people may decline to hear them.
+            may_decline: bool = "false";
+        }
+
         [directory]
         /// Who may read the directory of public rooms.
         Directory {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Room, Rooms, aliases,
     append::{Deciding, NewEvent, chosen_id},
+    notices,
 };
 use crate::{
     config::EncryptByDefault,
@@ -27,7 +28,7 @@ use crate::{
         version::{self, Rules},
     },
     store::{
-        Ticket,
+        Ticket, Write,
         schema::{
             numbers,
             rooms::{PUBLISHED, ROOMS, RoomRow},
@@ -55,6 +56,16 @@ struct Plan {
 ///
 /// Errors: 400 `M_UNSUPPORTED_ROOM_VERSION`, `M_INVALID_ROOM_STATE`, `M_ROOM_IN_USE`, `M_BAD_JSON`.
 pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<Room>, Ticket)> {
+    create_with(rooms, creator, request, |_, _| Ok(()))
+}
+
+/// The same; `also` may add to the `Write`.
+pub(super) fn create_with(
+    rooms: &Rooms,
+    creator: &UserId,
+    request: Request,
+    also: impl FnOnce(&mut Write, &Room) -> Result<()>,
+) -> Result<(Arc<Room>, Ticket)> {
     let plan = plan(rooms, creator, request)?;
     // One at a time: an alias is given once, and so is the ID of a room that is the hash of its first event.
     let _aliases = rooms.aliases.lock();
@@ -63,7 +74,7 @@ pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<
     }
     let first = create_event(rooms, &plan)?;
     let room = rooms.begin_new(first.room_id.clone(), plan.rules);
-    let made = fill(rooms, &room, &plan, first);
+    let made = fill(rooms, &room, &plan, first, also);
     if made.is_err() {
         rooms.open.lock().remove(&room.number);
     }
@@ -71,7 +82,13 @@ pub fn create(rooms: &Rooms, creator: &UserId, request: Request) -> Result<(Arc<
 }
 
 /// Everything that a new room begins with.
-fn fill(rooms: &Rooms, room: &Room, plan: &Plan, first: Event) -> Result<Ticket> {
+fn fill(
+    rooms: &Rooms,
+    room: &Room,
+    plan: &Plan,
+    first: Event,
+    also: impl FnOnce(&mut Write, &Room) -> Result<()>,
+) -> Result<Ticket> {
     let mut deciding = rooms.decide(room);
     deciding.authorize(&first).map_err(invalid_state)?;
     deciding.write.put(numbers::ROOM_NUMBERS, &room.id.as_str().to_owned(), &room.number);
@@ -92,6 +109,7 @@ fn fill(rooms: &Rooms, room: &Room, plan: &Plan, first: Event) -> Result<Ticket>
     for guest in plan.request.invite.iter().filter(|guest| rooms.is_local(guest)) {
         deciding.invite(&plan.creator, guest, plan.request.is_direct, None)?;
     }
+    also(&mut deciding.write, room)?;
     deciding.commit()
 }
 
@@ -246,6 +264,10 @@ impl Plan {
     }
 
     fn encrypted_by_default(&self, rooms: &Rooms) -> bool {
+        // The server has no keys.
+        if notices::is_sender(rooms, &self.creator) {
+            return false;
+        }
         match rooms.config.rooms.encryption_enabled_by_default {
             EncryptByDefault::All => true,
             EncryptByDefault::Invite => self.preset != RoomPreset::PublicChat,

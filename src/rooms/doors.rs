@@ -12,7 +12,7 @@ use ruma::{
     api::federation::query::get_room_information, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, upgrade};
+use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, notices, upgrade};
 use crate::{
     error::{Error, Result},
     protocol::canonical::Object,
@@ -132,6 +132,7 @@ pub async fn enter(
 
 /// Takes a local user out of a room; declines an invitation, or takes back a knock.
 pub async fn leave(rooms: &Arc<Rooms>, id: &RoomId, user: &UserId, reason: Option<&str>) -> Result<()> {
+    notices::check_may_leave(rooms, id, user)?;
     if inside(rooms, id)?.is_none()
         && let Some((row, server)) = standing(rooms, id, user)?
         && matches!(row.membership, MembershipState::Invite | MembershipState::Knock)

@@ -12,6 +12,7 @@ use ruma::{RoomId, UserId, events::room::member::MembershipState};
 use super::{
     Rooms,
     append::{Deciding, NewEvent},
+    notices,
 };
 use crate::{
     error::{Error, Result},
@@ -111,7 +112,9 @@ impl Deciding<'_> {
             MembershipState::Ban => return Err(Error::forbidden(format!("{guest} is banned from the room"))),
             _ => {}
         }
-        check_wanted(self.rooms, guest)?;
+        if !notices::is_sender(self.rooms, sender) {
+            check_wanted(self.rooms, guest)?;
+        }
         let mut content = self.profile(guest)?;
         if is_direct {
             content.insert("is_direct".to_owned(), Value::Bool(true));

@@ -29,6 +29,7 @@ pub mod intake;
 pub mod inviting;
 pub mod joining;
 pub mod membership;
+pub mod notices;
 pub mod outside;
 pub mod partial;
 pub mod people;

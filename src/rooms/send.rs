@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Room, Rooms,
     append::{Deciding, NewEvent},
-    membership,
+    membership, notices,
     projections::relations::Relation,
 };
 use crate::{
@@ -114,6 +114,10 @@ pub fn state(
         _ => rooms.joined(room, by)?,
     };
     let mut event = NewEvent::state(by, kind, state_key, content(&room, json)?);
+    let leaves = event.content.get("membership").and_then(Value::as_str) == Some("leave");
+    if kind == "m.room.member" && by == state_key && leaves {
+        notices::check_may_leave(rooms, &room.id, by)?;
+    }
     event.timestamp = timestamp;
     let mut deciding = rooms.decide(&room);
     deciding.check(&event)?;

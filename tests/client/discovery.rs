@@ -40,3 +40,12 @@ async fn health_is_asked_without_a_token() {
     let answer = server().await.get("/health").await;
     assert_eq!((answer.summary().as_str(), &answer.bytes[..]), ("200", &b"OK"[..]));
 }
+
+#[tokio::test]
+async fn whom_to_write_to_is_told_where_somebody_says_so() {
+    let path = "/.well-known/matrix/support";
+    server().await.get(path).await.is("404 M_NOT_FOUND");
+    let server = crate::harness::server_with(|config| config.support.email = Some("ann@example.org".to_owned())).await;
+    let contact = serde_json::json!({ "role": "m.role.admin", "email_address": "ann@example.org" });
+    assert_eq!(server.get(path).await.ok(), serde_json::json!({ "contacts": [contact] }));
+}

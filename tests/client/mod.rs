@@ -16,6 +16,7 @@ mod filters;
 mod guests;
 mod login;
 mod moderation;
+mod notices;
 mod notifications;
 mod presence;
 mod profile;

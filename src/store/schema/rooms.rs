@@ -169,6 +169,9 @@ pub const PROFILE_JOBS: Table<UserNo, u64> = Table::new("profile_jobs");
 /// `rooms::projections::guests`, removed by `rooms::guests`.
 pub const GUESTS_TO_GO: Table<RoomNo, ()> = Table::new("guests_to_go");
 
+/// The room in which the server speaks to one of its users. Written by `rooms::notices`.
+pub const NOTICE_ROOMS: Table<UserNo, RoomNo> = Table::new("notice_rooms");
+
 /// What somebody has told the admins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportRow {
