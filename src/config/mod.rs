@@ -128,6 +128,20 @@ option::options! {
             may_decline: bool = "false";
         }
 
+        [retention]
+        /// How long messages are kept. A room may ask for a time of its own (m.room.retention). What has
+        /// passed is removed for good; names, members and other state stay.
+        Retention {
+            /// Whether messages are removed at all.
+            enabled: bool = "false";
+            /// How long messages are kept in rooms that do not say. By default for ever.
+            default_lifetime: Option<Duration> = "" like "\"365 days\"";
+            /// The shortest time that a room may ask for.
+            shortest_lifetime: Duration = "\"1 day\"";
+            /// The longest time for which a room may keep messages. By default for ever.
+            longest_lifetime: Option<Duration> = "" like "\"10 years\"";
+        }
+
         [directory]
         /// Who may read the directory of public rooms.
         Directory {

@@ -43,6 +43,10 @@ pub fn check(config: &Config) -> Vec<String> {
     {
         problems.push(format!("{uri:?} in [turn] is no address of a TURN server; write \"turn:{uri}\""));
     }
+    let retention = &config.retention;
+    if retention.longest_lifetime.is_some_and(|longest| longest < retention.shortest_lifetime) {
+        problems.push("retention.longest_lifetime is shorter than retention.shortest_lifetime".to_owned());
+    }
     let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/');
     if config.notices.sender.is_empty() || !config.notices.sender.bytes().all(fits) {
         problems.push("notices.sender is the name of an account; write small letters and digits".to_owned());

@@ -18,7 +18,7 @@ use ruma::{
 
 use super::{
     Room, Rooms, admit, append::Deciding, cache::Known, forks, history::Direction, intake, projections::relations,
-    redaction,
+    redaction, retention,
 };
 use crate::{
     error::{Error, Result},
@@ -61,9 +61,10 @@ pub fn is_shared(rooms: &Rooms, room: RoomNo) -> Result<bool> {
     Ok(!crate::remote::candidates(&rooms.config, forks::servers(rooms, room)?).is_empty())
 }
 
-/// Whether an event has a place in the history here.
+/// Whether an event has a place in the history here, or had one: what was removed does not come back.
 fn is_placed(rooms: &Rooms, id: &EventId) -> Result<bool> {
-    Ok(rooms.by_id(id)?.is_some_and(|known| known.before.is_some() || known.standing == Standing::Rejected))
+    let placed = |known: Arc<Known>| known.before.is_some() || known.standing == Standing::Rejected;
+    Ok(rooms.by_id(id)?.is_some_and(placed) || retention::is_removed(rooms, id)?)
 }
 
 /// Whether somebody who only hears what arrives has missed something before this event of another server: it is not
@@ -115,6 +116,9 @@ pub async fn fill(rooms: &Arc<Rooms>, room: &Arc<Room>, before: &Known) -> Resul
 /// Fetches an event that has no place in the history here, with a few of those before it. Returns whether it has one
 /// now.
 pub async fn find(rooms: &Arc<Rooms>, room: &Arc<Room>, id: &EventId) -> Result<bool> {
+    if retention::is_removed(rooms, id)? {
+        return Ok(false);
+    }
     fetch(rooms, room, id, FEW, &servers(rooms, room, None)?).await?;
     is_placed(rooms, id)
 }

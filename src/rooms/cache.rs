@@ -88,6 +88,14 @@ impl Cache {
         }
     }
 
+    /// Lets go of events whose rows are gone.
+    pub fn forget_events(&self, numbers: &[EventNo]) {
+        self.commits.fetch_add(1, Ordering::AcqRel);
+        for number in numbers {
+            self.events.remove(number);
+        }
+    }
+
     /// How many commits there were: what was read from a row before the newest of them is not kept,
     /// because it may be older than what is here.
     pub fn commits(&self) -> u64 {

@@ -43,6 +43,7 @@ pub mod relations;
 pub mod reports;
 pub mod resident;
 pub mod restricted;
+pub mod retention;
 pub mod search;
 pub mod send;
 pub mod spaces;

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     outbound, push,
-    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, send},
+    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, retention, send},
     store::StoreError,
 };
 
@@ -21,6 +21,10 @@ const PASSING: Duration = Duration::from_secs(1);
 const GUESTS: Duration = Duration::from_secs(5);
 /// How long the task that sends delayed events sleeps at most, in milliseconds.
 const LONGEST_WAIT: u64 = 30_000;
+/// How often to look for messages whose time is over.
+const RETENTION: Duration = Duration::from_secs(3600);
+/// How many removed messages are worth a copy of the store without them.
+const WORTH_COPYING: u64 = 5_000;
 /// How often to look whether the store wants an archive or less dead space.
 const UPKEEP: Duration = Duration::from_secs(600);
 
@@ -37,6 +41,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending delayed events", delayed);
     keep_up(ctx, "showing new profiles in rooms", profiles);
     keep_up(ctx, "seeing guests out", guests);
+    keep_up(ctx, "removing old messages", retention);
 }
 
 fn keep_up<F>(ctx: &Ctx, name: &'static str, task: fn(Ctx) -> F)
@@ -86,6 +91,26 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 /// Finishes what a stop has interrupted, once.
 async fn profiles(ctx: Ctx) -> Result<()> {
     profile::resume(&ctx.rooms).await
+}
+
+/// Removes messages whose time is over, and gives the space back that they took.
+async fn retention(ctx: Ctx) -> Result<()> {
+    let mut removed = 0;
+    loop {
+        tokio::time::sleep(RETENTION).await;
+        let (rooms, store) = (ctx.rooms.clone(), ctx.store.clone());
+        let work = move || -> Result<u64> {
+            let count = removed + retention::purge(&rooms)?;
+            if count < WORTH_COPYING {
+                return Ok(count);
+            }
+            // The copy is without them, and so is the archive that is made of it.
+            store.compact()?;
+            store.archive()?;
+            Ok(0)
+        };
+        removed = tokio::task::spawn_blocking(work).await.map_err(Error::internal)??;
+    }
 }
 
 /// Sees guests out of rooms that other servers have closed to them.

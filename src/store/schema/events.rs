@@ -197,5 +197,11 @@ pub const RELATIONS_AHEAD: Table<(String, EventNo), (String, String, RelationRow
 /// Written by `rooms::projections::relations`.
 pub const THREADS: Table<(RoomNo, EventNo), ()> = Table::new("threads");
 
+/// Events that were removed because their time is over: they do not come back. Written by `rooms::retention`.
+pub const REMOVED: Table<EventNo, ()> = Table::new("removed");
+
+/// Those of them whose rows in [`EVENTS`] are still there, without what they said, for whoever is just reading them.
+pub const LEFTOVERS: Table<EventNo, ()> = Table::new("removed_leftovers");
+
 /// Redactions of events that are not here yet, by the ID of the event that they are about.
 pub const REDACTIONS_AHEAD: Table<String, EventNo> = Table::new("redactions_ahead");

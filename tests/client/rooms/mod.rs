@@ -7,6 +7,7 @@ mod membership;
 mod messages;
 mod receipts;
 mod relations;
+mod retention;
 mod send;
 mod state;
 mod upgrade;
