@@ -188,12 +188,13 @@ fn signatures(world: &World) -> Duration {
     let parse = |event: &Arc<Event>| canonical::parse_object(event.json().as_bytes(), world.rules.numbers);
     let objects: Vec<Object> = world.state.iter().map(|event| parse(event).expect("an event")).collect();
     let keys: HashMap<String, _> = (0..world.servers).map(|number| (server(number), key(number).public())).collect();
+    let (keys, rules) = (&keys, world.rules);
     let start = Instant::now();
     std::thread::scope(|scope| {
         for some in objects.chunks(objects.len().div_ceil(cores)) {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 for object in some {
-                    let verdict = verify_event(object, world.rules, |server, _| keys.get(server.as_str()).cloned());
+                    let verdict = verify_event(object, rules, |server, _| keys.get(server.as_str()).cloned());
                     assert_eq!(verdict, Verdict::Valid);
                 }
             });

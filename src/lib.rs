@@ -30,7 +30,7 @@
 //! | [`remote`] | other servers: discovery, transport, keys, back-off | knowledge of rooms |
 //! | [`store`] | tables, journal, log, archive, [`store::schema`] | Matrix rules |
 //! | [`protocol`] | the rules | tokio, warp, sled, clocks, randomness |
-//! | [`error`], [`config`], [`clock`], [`chance`], [`limits`] | what all of them speak in | |
+//! | [`error`], [`config`], [`clock`], [`chance`], [`limits`], [`heavy`] | what all of them speak in | |
 //!
 //! # Durability
 //!
@@ -72,6 +72,7 @@ pub mod clock;
 pub mod config;
 pub mod e2ee;
 pub mod error;
+pub mod heavy;
 pub mod http;
 pub mod limits;
 pub mod observe;

@@ -20,7 +20,7 @@ const LAYERS: &[&str] = &[
     "rooms > users > e2ee > media",
     "remote",
     "store",
-    "clock chance limits",
+    "clock chance limits heavy",
     "protocol",
     "config",
     "error",
@@ -57,6 +57,16 @@ fn protocol_does_no_input_output_and_asks_nobody_for_the_time() {
     report(|file| match file.module.first().map(String::as_str) {
         Some("protocol") => words(&file.text, NOT_IN_PROTOCOL, "may not be named in `protocol`"),
         _ => vec![],
+    });
+}
+
+#[test]
+fn heavy_work_has_one_door() {
+    // What simulations play.
+    let played = ["outbound", "remote", "rooms", "sync", "tasks"];
+    report(|file| match file.module.first().is_none_or(|top| !played.contains(&top.as_str())) {
+        true => vec![],
+        false => words(&file.text, &["spawn_blocking"], "leaves simulations to chance: use `heavy::run`"),
     });
 }
 

@@ -123,7 +123,7 @@ impl Outbound {
         let Some(oldest) = sent.values().min().copied() else { return Ok(divided) };
         for row in store.range(OUTBOX, &Position(oldest.0 + 1), &Position(divided.0 + 1)) {
             let (at, row) = row?;
-            for (server, item) in self.addressed_or_none(&row) {
+            for (server, item) in self.addressed_or_none(at, &row) {
                 if sent.get(server.as_str()).is_some_and(|sent| *sent < at) {
                     self.push(server, at, item);
                 }
@@ -146,7 +146,7 @@ impl Outbound {
             let mut waiting = BTreeSet::new();
             let mut items = Vec::new();
             for (at, row) in &rows {
-                for (server, item) in self.addressed_or_none(row) {
+                for (server, item) in self.addressed_or_none(*at, row) {
                     waiting.insert(server.clone());
                     items.push((server, *at, item));
                 }
@@ -169,16 +169,16 @@ impl Outbound {
         }
     }
 
-    /// Whom a row is for. One that cannot be read is passed over: it must not hold up all the others.
-    fn addressed_or_none(&self, row: &OutboxRow) -> Vec<(OwnedServerName, Item)> {
-        self.addressed(row).unwrap_or_else(|error| {
+    /// Whom the row at a position is for. One that cannot be read is passed over: it must not hold up all the others.
+    fn addressed_or_none(&self, at: Position, row: &OutboxRow) -> Vec<(OwnedServerName, Item)> {
+        self.addressed(at, row).unwrap_or_else(|error| {
             tracing::error!(?row, ?error, "something for other servers cannot be read and is not sent");
             Vec::new()
         })
     }
 
-    /// Whom a row is for.
-    fn addressed(&self, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
+    /// Whom the row at a position is for.
+    fn addressed(&self, at: Position, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
         let to = |servers: Vec<OwnedServerName>, item: Item| {
             let servers = crate::remote::candidates(&self.rooms.config, servers);
             servers.into_iter().map(|server| (server, item)).collect()
@@ -186,7 +186,7 @@ impl Outbound {
         Ok(match row {
             OutboxRow::Pdu(number) => {
                 let known = self.rooms.known(*number)?;
-                let mut servers = forks::servers(&self.rooms, known.room)?;
+                let mut servers = forks::servers_at(&self.rooms, known.room, at)?;
                 // Whoever is invited, removed or banned hears of it although they are not in the room.
                 if known.event.kind == "m.room.member"
                     && let Some(user) = known.event.state_key.as_deref()

@@ -13,6 +13,7 @@ use ruma::{OwnedServerName, ServerName, UserId, api::federation::device::get_dev
 use crate::{
     e2ee::elsewhere::{self, List},
     error::Result,
+    heavy,
     remote::{Patience, RemoteError},
     rooms::Rooms,
     store::schema::{UserNo, e2ee::usage, numbers},
@@ -40,8 +41,8 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
             () = returned => {}
             () = tokio::time::sleep(PAUSE) => {
                 let e2ee = rooms.users.e2ee.clone();
-                let sweep = tokio::task::spawn_blocking(move || elsewhere::sweep(&e2ee));
-                sweep.await.map_err(crate::error::Error::internal)??;
+                let sweep = heavy::run(move || elsewhere::sweep(&e2ee));
+                sweep.await??;
             }
         }
     }

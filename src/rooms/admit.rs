@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::Rooms;
 use crate::{
     error::{Error, Result},
+    heavy,
     protocol::{
         canonical::{self, Object, Value},
         event::Event,
@@ -120,7 +121,7 @@ pub async fn texts(
         }
         (events, later)
     };
-    let Ok((mut events, later)) = tokio::task::spawn_blocking(now).await else { return Vec::new() };
+    let Ok((mut events, later)) = heavy::run(now).await else { return Vec::new() };
     if later.is_empty() {
         return events;
     }
@@ -133,7 +134,7 @@ pub async fn texts(
     tried.lock().extend(servers);
     let remote = Arc::clone(&rooms.remote);
     let rest = move || later.into_iter().filter_map(|pdu| checked(&remote, pdu, rules)).collect::<Vec<_>>();
-    events.extend(tokio::task::spawn_blocking(rest).await.unwrap_or_default());
+    events.extend(heavy::run(rest).await.unwrap_or_default());
     events
 }
 
@@ -157,7 +158,7 @@ pub async fn each(rooms: &Rooms, pdus: Vec<Object>, rules: &'static Rules) -> Ve
         let size = batch.len();
         let remote = Arc::clone(&rooms.remote);
         let check = move || batch.into_iter().map(|pdu| check(&remote, pdu, rules)).collect::<Vec<_>>();
-        batches.push((size, tokio::task::spawn_blocking(check)));
+        batches.push((size, heavy::run(check)));
     }
     let mut events = Vec::new();
     for (size, batch) in batches {

@@ -398,6 +398,7 @@ impl<'a> Deciding<'a> {
         let row = HeadRow {
             extremities: self.head.extremities.iter().map(|(number, _)| *number).collect(),
             depth: self.head.depth,
+            floor: self.head.floor,
             state: self.head.state.number,
             members: self.head.members,
         };

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    heavy,
     protocol::{event::Event, graph},
     remote::Patience,
     store::{
@@ -98,7 +99,7 @@ pub fn gap<'a>(rooms: &Rooms, events: impl IntoIterator<Item = &'a Arc<Known>>) 
             newest = Some(known);
         }
     }
-    Ok(newest.map(|known| Arc::clone(known)))
+    Ok(newest.cloned())
 }
 
 /// The oldest event of the history here, if something before it is missing.
@@ -227,7 +228,7 @@ async fn enter(
         record(&mut deciding, &state, &events)?;
         deciding.commit()
     };
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)??.published().await?;
+    heavy::run(work).await??.published().await?;
     Ok(true)
 }
 

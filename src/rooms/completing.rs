@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    protocol::vetting::Vetting,
+    heavy,
+    protocol::{event::Event, vetting::Vetting},
     remote::Patience,
     store::{
         Ticket,
@@ -157,11 +158,12 @@ type Entry = (StateKeyNo, EventNo);
 async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &ServerName) -> Result<Vec<Entry>> {
     let join = rooms.known(row.join)?.event.event_id.clone();
     let request = get_room_state_ids::v1::Request::new(join.clone(), room.id.clone());
-    let ids = rooms.remote.ask_with(server, request, ASK_IDS).await.map_err(|error| error.for_client(server))?.pdu_ids;
-    let missing = missing(rooms, room, &ids)?;
+    let answer = rooms.remote.ask_with(server, request, ASK_IDS).await.map_err(|error| error.for_client(server))?;
+    // What an event rests on may be missing too: without it the event is not believed.
+    let missing = missing(rooms, room, answer.pdu_ids.iter().chain(&answer.auth_chain_ids))?;
+    let ids = answer.pdu_ids;
     let (to, from) = mpsc::channel(2);
-    let (held, of) = (Arc::clone(rooms), Arc::clone(room));
-    let keep = tokio::task::spawn_blocking(move || keep(&held, &of, from));
+    let keep = tokio::spawn(keep(Arc::clone(rooms), Arc::clone(room), from));
     if missing.len() > FEW {
         let request = get_room_state::v1::Request::new(join, room.id.clone());
         let body = rooms.remote.stream(server, request, ASK_STATE).await.map_err(|error| error.for_client(server))?;
@@ -175,10 +177,10 @@ async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &
     }
     keep.await.map_err(Error::internal)??;
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
-    tokio::task::spawn_blocking(move || entries(&rooms, &room, &ids)).await.map_err(Error::internal)?
+    heavy::run(move || entries(&rooms, &room, &ids)).await?
 }
 
-fn missing(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
+fn missing<'a>(rooms: &Rooms, room: &Room, ids: impl Iterator<Item = &'a OwnedEventId>) -> Result<Vec<OwnedEventId>> {
     let mut missing = Vec::new();
     for id in ids {
         if rooms.by_id(id)?.is_none_or(|known| known.room != room.number) {
@@ -189,25 +191,35 @@ fn missing(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<Owned
 }
 
 /// Keeps events as they come, beside the room, once each is found good.
-fn keep(rooms: &Rooms, room: &Room, mut from: mpsc::Receiver<Batch>) -> Result<()> {
+async fn keep(rooms: Arc<Rooms>, room: Arc<Room>, mut from: mpsc::Receiver<Batch>) -> Result<()> {
     let mut vetting = Vetting::new(room.rules, &room.id);
     let mut last: Option<Ticket> = None;
-    while let Some((_, events)) = from.blocking_recv() {
-        let mut deciding = rooms.decide(room);
-        let good = vetting.offer(events, |id| {
-            let known = deciding.by_id(id).ok().flatten().filter(|known| known.room == room.number)?;
-            Some((Arc::clone(&known.event), known.standing == Standing::Rejected))
-        });
-        for event in &good {
-            deciding.keep(event, Standing::Outlier)?;
-        }
-        vetting.forget_members();
-        last = Some(deciding.stage()?);
+    while let Some((_, events)) = from.recv().await {
+        let (held, of) = (Arc::clone(&rooms), Arc::clone(&room));
+        let work = move || keep_some(&held, &of, &mut vetting, events).map(|ticket| (vetting, ticket));
+        let (offered, ticket) = heavy::run(work).await??;
+        (vetting, last) = (offered, Some(ticket));
     }
     if vetting.left_over() > 0 {
         tracing::info!(room = %room.id, "{} events of the room's state cannot be believed", vetting.left_over());
     }
-    last.map_or(Ok(()), |ticket| Ok(ticket.wait().map(drop)?))
+    match last {
+        Some(ticket) => ticket.published().await.map(drop).map_err(Into::into),
+        None => Ok(()),
+    }
+}
+
+fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Event>) -> Result<Ticket> {
+    let mut deciding = rooms.decide(room);
+    let good = vetting.offer(events, |id| {
+        let known = deciding.by_id(id).ok().flatten().filter(|known| known.room == room.number)?;
+        Some((Arc::clone(&known.event), known.standing == Standing::Rejected))
+    });
+    for event in &good {
+        deciding.keep(event, Standing::Outlier)?;
+    }
+    vetting.forget_members();
+    deciding.stage()
 }
 
 /// A state by numbers, out of those of its events that are here.
@@ -278,7 +290,7 @@ async fn finish(rooms: &Arc<Rooms>, room: &Arc<Room>, row: PartialRow, state: Ve
         of.set_partial(false);
         Ok(Some(deciding.commit()?))
     };
-    let done = tokio::task::spawn_blocking(work).await.map_err(Error::internal)??;
+    let done = heavy::run(work).await??;
     if let Some(ticket) = done {
         ticket.published().await?;
         tracing::info!("the members of {} are here", room.id);

@@ -203,7 +203,8 @@ fn create_event(rooms: &Rooms, plan: &Plan) -> Result<Event> {
     draft.origin_server_ts = rooms.clock.now();
     draft.event_id = chosen_id(rooms, plan.rules);
     if !plan.rules.room_id_is_hash {
-        draft.room_id = Some(ruma::RoomId::new_v1(&rooms.config.server_name));
+        let name = rooms.remote.chance.word(18);
+        draft.room_id = ruma::RoomId::parse(format!("!{name}:{}", rooms.config.server_name)).ok();
     }
     let sign = |draft: Draft| {
         draft

@@ -23,10 +23,13 @@ use crate::{
         graph,
         resolve::{Lookup, StateMap, resolve},
     },
-    store::schema::{
-        EventNo, RoomNo, StateKeyNo, StateNo,
-        events::Standing,
-        numbers::{self, EVENT_NUMBERS, STATE_KEYS},
+    store::{
+        Position,
+        schema::{
+            EventNo, RoomNo, StateKeyNo, StateNo,
+            events::Standing,
+            numbers::{self, EVENT_NUMBERS, STATE_KEYS},
+        },
     },
 };
 
@@ -163,9 +166,12 @@ impl Deciding<'_> {
         Ok(number)
     }
 
-    /// Forgets the old ends of a room that this server was in before and now enters anew.
-    pub fn start_over(&mut self) {
-        self.head_mut().extremities.clear();
+    /// The room begins for this server at this depth, where it enters. The old ends of a room that it was in
+    /// before are forgotten.
+    pub fn start_over(&mut self, depth: u64) {
+        let head = self.head_mut();
+        head.extremities.clear();
+        head.floor = depth;
     }
 
     /// Whether a state allows an event.
@@ -288,6 +294,19 @@ impl Deciding<'_> {
         }
         self.resolve(&states)
     }
+}
+
+/// Which servers are to hear of what happened in a room at a position: those that are in it, and those that have
+/// left it since.
+pub fn servers_at(rooms: &super::Rooms, room: RoomNo, at: Position) -> Result<Vec<ruma::OwnedServerName>> {
+    use crate::store::schema::rooms::DEPARTED;
+    let mut servers = servers(rooms, room)?;
+    let end = (RoomNo(room.0 + 1), Position(0), String::new());
+    for row in rooms.store.range(DEPARTED, &(room, at, String::new()), &end) {
+        let ((_, _, server), ()) = row?;
+        servers.extend(ruma::OwnedServerName::try_from(server));
+    }
+    Ok(servers)
 }
 
 /// Which servers have joined users in a room, by the published rows.

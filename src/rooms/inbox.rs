@@ -410,8 +410,11 @@ async fn empty(rooms: &Arc<Rooms>, number: RoomNo) -> Result<Option<u64>> {
     }
 }
 
+/// Rows with their keys, and when the time of the next one comes.
+type DueRows = (Vec<(u64, InboxRow)>, Option<u64>);
+
 /// The oldest rows of a room whose time has come, and when that of the next one comes.
-fn due_rows(rooms: &Rooms, room: RoomNo) -> Result<(Vec<(u64, InboxRow)>, Option<u64>)> {
+fn due_rows(rooms: &Rooms, room: RoomNo) -> Result<DueRows> {
     let now = rooms.clock.now();
     let (mut rows, mut next, mut bytes) = (Vec::new(), None::<u64>, 0);
     for row in rooms.store.scan(INBOX, &(room,)) {

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::{Room, Rooms, admit, append::Deciding, forks, state::State};
 use crate::{
     error::{Error, Result},
+    heavy,
     protocol::{
         auth::Refusal,
         canonical::Object,
@@ -147,7 +148,7 @@ pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<
         taken.left.extend(next.into_iter().chain(arrivals));
         Ok(taken)
     };
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+    heavy::run(work).await?
 }
 
 /// Judges and records an event if nothing has to be fetched for it.
@@ -234,7 +235,7 @@ async fn take_step(
         let ticket = deciding.commit()?;
         Ok((intake, Stepped::Done(outcome, ticket)))
     };
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+    heavy::run(work).await?
 }
 
 /// What `protocol::intake` says of the room as it is now.
@@ -324,6 +325,10 @@ impl View for Locked<'_, '_> {
         self.deciding.head().extremities.iter().map(|(_, id)| id.clone()).collect()
     }
 
+    fn floor(&self) -> u64 {
+        self.deciding.head().floor
+    }
+
     fn current_state(&self) -> StateId {
         self.deciding.head().state.number.0
     }
@@ -361,11 +366,13 @@ async fn gap(
     servers: &[OwnedServerName],
     before: Vec<OwnedEventId>,
 ) -> Result<Vec<Object>> {
-    let ends = rooms.published(room.number)?.extremities;
+    let head = rooms.published(room.number)?;
+    let ends = head.extremities;
     let ends = ends.into_iter().map(|number| Ok(rooms.known(number)?.event.event_id.clone()));
     let ends = ends.collect::<Result<Vec<_>>>()?;
     let mut request = get_missing_events::v1::Request::new(room.id.clone(), ends, before);
     request.limit = GAP.into();
+    request.min_depth = head.floor.try_into().unwrap_or_default();
     for server in servers {
         match rooms.remote.ask(server, request.clone()).await {
             Ok(answer) if !answer.events.is_empty() => return Ok(objects(room, answer.events)),

@@ -19,6 +19,7 @@ use serde_json::{Value as Json, json, value::RawValue};
 use super::{Room, Rooms, admit, append::NewEvent, cache::Known, joining, projections::unread, state::State};
 use crate::{
     error::{Error, Result},
+    heavy,
     protocol::{
         canonical::{Object, Value},
         event::{Event, stripped_format},
@@ -297,7 +298,7 @@ pub async fn offer(rooms: &Arc<Rooms>, room: &Arc<Room>, guest: &UserId, new: Ne
         deciding.accept(&Arc::new(signed), &before, Standing::Accepted)?;
         deciding.commit()
     };
-    tokio::task::spawn_blocking(enter).await.map_err(Error::internal)??.published().await?;
+    heavy::run(enter).await??.published().await?;
     Ok(())
 }
 

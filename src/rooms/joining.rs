@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    heavy,
     protocol::{
         auth,
         canonical::{Object, Value},
@@ -152,7 +153,7 @@ async fn join_through(
     }
     let (held, room_id, via) = (Arc::clone(rooms), room_id.to_owned(), server.to_owned());
     let begin = move || begin(&held, &room_id, rules, join, given, &via);
-    let (room, ticket) = tokio::task::spawn_blocking(begin).await.map_err(Error::internal)??;
+    let (room, ticket) = heavy::run(begin).await??;
     ticket.published().await?;
     if room.is_partial() {
         rooms.partial.begun.notify_one();
@@ -325,7 +326,7 @@ fn begin(
         true => deciding.check_claimed(&before, &join)?,
         false => deciding.check_at(&before, &join)?,
     }
-    deciding.start_over();
+    deciding.start_over(join.depth);
     room.set_partial(later);
     let begun = enter(&mut deciding, &join, &before, later.then_some((via, &given.servers[..])));
     match begun.and_then(|()| deciding.commit()) {

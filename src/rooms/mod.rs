@@ -159,6 +159,8 @@ pub struct Head {
     pub extremities: Vec<(EventNo, OwnedEventId)>,
     /// The greatest depth among them.
     pub depth: u64,
+    /// The depth at which this server has come into the room.
+    pub floor: u64,
     /// The current state.
     pub state: State,
     /// The joined users of this server.
@@ -253,7 +255,7 @@ impl Rooms {
             .collect::<Result<_>>()?;
         let locals = queued.scan(LOCAL_MEMBERS, &(room,))?.into_iter().map(|((_, user), ())| user).collect();
         let state = self.state_in(&queued, row.state)?;
-        Ok(Head { extremities, depth: row.depth, state, locals, members: row.members })
+        Ok(Head { extremities, depth: row.depth, floor: row.floor, state, locals, members: row.members })
     }
 
     /// Locks a room in order to add events to it.

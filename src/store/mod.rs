@@ -190,6 +190,12 @@ impl Store {
         Self { inner: Arc::new(Inner::in_memory()) }
     }
 
+    /// The rows of a store in memory, for a program that is started again after a crash. Whoever still uses the
+    /// old one sees them too, and must not write any more.
+    pub fn restarted(&self) -> Self {
+        Self { inner: Arc::new(Inner::over(Arc::clone(&self.inner.core), self.inner.boot + 1)) }
+    }
+
     /// Opens the store in a folder, or makes it. Whatever was being saved when it was last stopped is
     /// there, whole, or not at all.
     pub fn open(options: Options) -> Result<Self, StoreError> {

@@ -47,11 +47,16 @@ pub(super) struct Inner {
 impl Inner {
     pub fn in_memory() -> Self {
         let core = Core::new(Engine::memory(), Reached::default(), Faults::default(), None);
+        Self::over(Arc::new(core), 1)
+    }
+
+    /// A store in memory that is started for the `boot`th time.
+    pub fn over(core: Arc<Core>, boot: u64) -> Self {
         Self {
-            core: Arc::new(core),
+            core,
             live: Live::default(),
             epoch: 1,
-            boot: 1,
+            boot,
             notices: Vec::new(),
             keeper: None,
             threads: Vec::new(),
@@ -109,6 +114,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // What is in memory alone has nothing to finish, and may have been started again.
+        if self.keeper.is_none() {
+            return;
+        }
         self.core.stop();
         if let Some(keeper) = &self.keeper {
             keeper.stop();

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Error, Result},
+    heavy,
     rooms::{Rooms, token::SyncToken, view::Viewer},
     store::{
         Position, Store,
@@ -115,7 +116,7 @@ async fn wait(
             true => {
                 let _permit = sync.heavy.acquire().await.map_err(Error::internal)?;
                 let look = look.clone();
-                tokio::task::spawn_blocking(move || look(since)).await.map_err(Error::internal)??
+                heavy::run(move || look(since)).await??
             }
             false => look(since)?,
         };

@@ -7,7 +7,7 @@ use std::{future::Future, time::Duration};
 
 use crate::{
     app::Ctx,
-    error::{Error, Result},
+    error::Result,
     outbound, push,
     rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, retention, send},
     store::StoreError,
@@ -84,7 +84,7 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(look).await.map_err(Error::internal)??;
+        crate::heavy::run(look).await??;
     }
 }
 
@@ -109,7 +109,7 @@ async fn retention(ctx: Ctx) -> Result<()> {
             store.archive()?;
             Ok(0)
         };
-        removed = tokio::task::spawn_blocking(work).await.map_err(Error::internal)??;
+        removed = crate::heavy::run(work).await??;
     }
 }
 

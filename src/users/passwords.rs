@@ -15,6 +15,7 @@ use super::Users;
 use crate::{
     config::PasswordCost,
     error::{Error, Result},
+    heavy,
     limits::{Buckets, Rate},
     store::schema::UserNo,
 };
@@ -141,7 +142,7 @@ async fn blocking<T: Send + 'static>(users: &Users, work: impl FnOnce() -> T + S
         waiting => waiting.ok(),
     };
     let _turn = passwords.at_once.acquire().await.map_err(Error::internal)?;
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    heavy::run(work).await
 }
 
 /// 19 MiB and two passes; for test beds, as little as argon2 takes.

@@ -9,4 +9,5 @@ mod notifications;
 mod outgoing;
 mod presence;
 mod rooms;
+mod simulation;
 mod wire;

@@ -130,6 +130,11 @@ impl Server {
         Answer::new(answer.expect("the server is there"))
     }
 
+    /// Any request at all, answered as on the wire.
+    pub async fn call(&self, request: Request<Bytes>) -> http::Response<Bytes> {
+        self.http.call(request).await
+    }
+
     /// Any request at all.
     pub async fn send(&self, request: Request<Bytes>) -> Answer {
         Answer::new(self.http.call(request).await)

@@ -20,6 +20,7 @@ use crate::{
     app::Ctx,
     e2ee::{self, Device, device_lists, keys, one_time_keys, query},
     error::{Error, Result},
+    heavy,
     http::{Reply, User},
     protocol::canonical::Object,
     rooms::token::SyncToken,
@@ -68,8 +69,8 @@ pub async fn query(ctx: Ctx, user: User, req: get_keys::v3::Request) -> Result<R
         find(&ctx, &user, req.device_keys)?
     } else {
         let ctx = ctx.clone();
-        let found = tokio::task::spawn_blocking(move || find(&ctx, &user, req.device_keys));
-        found.await.map_err(Error::internal)??
+        let found = heavy::run(move || find(&ctx, &user, req.device_keys));
+        found.await??
     };
     let failed = elsewhere::query(&ctx, (&asker.0, asker.1), &mut keys, timeout).await?;
     show(&keys, failed)
@@ -141,6 +142,6 @@ pub async fn changes(ctx: Ctx, user: User, req: get_key_changes::v3::Request) ->
     let now = ctx.store.position();
     let upto = if here(&to) { to.position.min(now) } else { now };
     let look = move || device_lists::between(&ctx.store, user.number, since, upto);
-    let changes = tokio::task::spawn_blocking(look).await.map_err(Error::internal)??;
+    let changes = heavy::run(look).await??;
     Ok(get_key_changes::v3::Response::new(changes.changed, changes.left))
 }

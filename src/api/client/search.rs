@@ -11,6 +11,7 @@ use super::rooms::{list, text};
 use crate::{
     app::Ctx,
     error::{Error, Result},
+    heavy,
     http::{Raw, Reply, User},
     rooms::{
         Rooms, access,
@@ -85,7 +86,7 @@ pub async fn search(ctx: Ctx, user: User, raw: Raw) -> Result<Reply> {
         let page = search::search(&rooms, &viewer, &query)?;
         json(&rooms, &viewer, &criteria, &page)
     };
-    let found = tokio::task::spawn_blocking(work).await.map_err(Error::internal)??;
+    let found = heavy::run(work).await??;
     Ok(Reply::json(format!("{{\"search_categories\":{{\"room_events\":{found}}}}}")))
 }
 

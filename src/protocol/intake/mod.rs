@@ -98,6 +98,9 @@ pub trait View {
     fn state_before(&self, id: &EventId) -> Option<StateId>;
     /// The forward extremities.
     fn extremities(&self) -> BTreeSet<OwnedEventId>;
+    /// The depth at which this server has come into the room. What happened before is the room's history, and
+    /// nothing that is still to be taken in: the state that came of it is asked for instead.
+    fn floor(&self) -> u64;
     /// The current state, resolved over all extremities.
     fn current_state(&self) -> StateId;
     /// One entry of a state.
@@ -191,6 +194,9 @@ pub struct Intake {
     supplied: HashMap<OwnedEventId, Arc<Event>>,
     /// What was asked for and need not be asked for again.
     asked: HashSet<OwnedEventId>,
+    /// The same for the events of gaps. Those that could not be had are asked for once more if a state needs them:
+    /// without one of its events it would be another state.
+    sought: HashSet<OwnedEventId>,
     /// Fetched states, by the event that they are before; `None` if there was none to be had.
     states: HashMap<OwnedEventId, Option<Vec<OwnedEventId>>>,
     rounds: usize,
@@ -213,6 +219,7 @@ impl Intake {
             supplied: HashMap::from([(target.event_id.clone(), target.clone())]),
             target,
             asked: HashSet::new(),
+            sought: HashSet::new(),
             states: HashMap::new(),
             rounds: 0,
             gap_rounds: 0,
@@ -252,7 +259,7 @@ impl Intake {
         match pause {
             Pause::NeedGap { before, missing } => {
                 self.gap_rounds += 1;
-                self.asked.extend(missing.iter().cloned());
+                self.sought.extend(missing.iter().cloned());
                 Step::NeedGap { before: before.into_iter().collect(), missing: missing.into_iter().collect() }
             }
             Pause::Need(ids) => {
@@ -308,6 +315,7 @@ impl Intake {
         let (mut before, mut missing) = (BTreeSet::new(), BTreeSet::new());
         let mut need_state = None;
         let patient = self.gap_rounds < MAX_GAP_ROUNDS;
+        let floor = view.floor();
         while let Some(event) = open.pop_front() {
             if gap.insert(event.event_id.clone(), event.clone()).is_some() {
                 continue;
@@ -318,9 +326,9 @@ impl Intake {
                     continue;
                 }
                 match self.find(view, prev) {
-                    Some(event) if gap.len() + open.len() < MAX_GAP => open.push_back(event),
+                    Some(event) if event.depth >= floor && gap.len() + open.len() < MAX_GAP => open.push_back(event),
                     _ if matches!(given, Some(Some(_))) => {}
-                    None if patient && !self.asked.contains(prev) && gap.len() + missing.len() < MAX_GAP => {
+                    None if patient && !self.sought.contains(prev) && gap.len() + missing.len() < MAX_GAP => {
                         before.insert(event.event_id.clone());
                         missing.insert(prev.clone());
                     }

@@ -43,6 +43,7 @@ struct Server<'a> {
     has: Vec<&'a str>,
     outliers: Vec<&'a str>,
     rejected: Vec<&'a str>,
+    floor: u64,
 }
 
 impl Server<'_> {
@@ -76,6 +77,9 @@ impl View for Server<'_> {
         let events: Vec<_> = self.has.iter().map(|name| self.graph.event(name)).collect();
         graph::forward_extremities(events.iter().map(|event| &**event))
     }
+    fn floor(&self) -> u64 {
+        self.floor
+    }
     fn current_state(&self) -> StateId {
         self.has.len() as StateId
     }
@@ -99,7 +103,7 @@ fn run(version: &str, lines: &str) -> String {
     let graph = Graph::parse(version, &format!("{ROOM}\n{plain}"), &merge);
     let mut has = vec!["create", "ann", "pl", "rules", "bob", "cat"];
     has.extend(marked('+'));
-    let server = Server { graph: &graph, has, outliers: marked('!'), rejected: Vec::new() };
+    let server = Server { graph: &graph, has, outliers: marked('!'), rejected: Vec::new(), floor: 0 };
     run_on(&server, &marked('-'))
 }
 
@@ -241,10 +245,26 @@ fn if_the_gap_cannot_be_filled_the_state_is_asked_for() {
             need near
             need gone
             state before near
-            need lost
+            need gone lost
             near with a state of its own accepted
             x after near accepted"#]],
     );
+}
+
+#[test]
+fn what_happened_before_the_server_came_is_not_taken_in() {
+    for version in ["2", "6", "10", "11", "12"] {
+        // Dan's server has been given the state before his join. Bob has heard nothing of Dan yet.
+        let lines = "dan @dan member dan join <- cat\n two @bob message hi <- cat";
+        let graph = Graph::parse(version, &format!("{ROOM}\n{lines}"), &merge);
+        let outliers = vec!["create", "ann", "pl", "rules", "bob", "cat"];
+        let floor = graph.event("dan").depth;
+        let server = Server { graph: &graph, has: vec!["dan"], outliers, rejected: Vec::new(), floor };
+        let expected = expect![[r#"
+            state before two
+            two with a state of its own accepted"#]];
+        expected.assert_eq(&run_on(&server, &[]));
+    }
 }
 
 #[test]
@@ -291,7 +311,7 @@ fn what_cannot_be_had_ends_the_intake() {
     let lines = "-gone @cat message hi\nx @cat message hello";
     let graph = Graph::parse("11", &format!("{ROOM}\n{}", lines.replace('-', "")), &merge);
     let has = vec!["create", "ann", "pl", "rules", "bob", "cat"];
-    let server = Server { graph: &graph, has, outliers: Vec::new(), rejected: Vec::new() };
+    let server = Server { graph: &graph, has, outliers: Vec::new(), rejected: Vec::new(), floor: 0 };
     expect![[r#"
         need gone
         state before x
@@ -308,6 +328,7 @@ fn auth_events_that_are_missing_are_fetched_with_theirs() {
         has: vec!["create", "ann", "pl", "rules", "bob", "cat"],
         outliers: vec![],
         rejected: vec![],
+        floor: 0,
     };
     // The same message, said after events that the server has, names a join that it does not have.
     let mut event = (*graph.event("x")).clone();
@@ -347,6 +368,7 @@ fn a_long_gap_is_given_up_for_the_state() {
         has: vec!["create", "ann", "pl", "rules", "bob", "cat"],
         outliers: vec![],
         rejected: vec![],
+        floor: 0,
     };
     let mut intake = Intake::new(graph.rules, (*graph.event("x")).clone());
     intake.supply((50..MAX_GAP + 50).map(|number| (*graph.event(&format!("e{number}"))).clone()));
@@ -360,7 +382,7 @@ fn a_long_gap_is_given_up_for_the_state() {
 #[test]
 fn a_server_that_never_has_what_it_names_is_not_asked_for_ever() {
     let graph = Graph::parse("2", ROOM, &merge);
-    let server = Server { graph: &graph, has: vec!["create"], outliers: vec![], rejected: vec![] };
+    let server = Server { graph: &graph, has: vec!["create"], outliers: vec![], rejected: vec![], floor: 0 };
     let mut event = (*graph.event("cat")).clone();
     event.event_id = id("x");
     event.prev_events = vec![id("x1")];

@@ -4,12 +4,14 @@ use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{
     error::Result,
-    rooms::{Head, Room, append::StateDelta},
+    rooms::{Head, append::StateDelta},
     store::{
         Write,
         schema::{
             numbers,
-            rooms::{LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow},
+            rooms::{
+                DEPARTED, LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow,
+            },
         },
     },
 };
@@ -48,8 +50,8 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     }
     let joined = |membership: &MembershipState| *membership == MembershipState::Join;
     match (joined(&member.before), joined(&member.after)) {
-        (false, true) => count_server(write, delta.room, member.user.server_name(), 1)?,
-        (true, false) => count_server(write, delta.room, member.user.server_name(), -1)?,
+        (false, true) => count_server(write, delta, member.user.server_name(), 1)?,
+        (true, false) => count_server(write, delta, member.user.server_name(), -1)?,
         _ => {}
     }
     Ok(())
@@ -97,12 +99,16 @@ fn member(delta: &StateDelta<'_>) -> Option<Member> {
     })
 }
 
-fn count_server(write: &mut Write, room: &Room, server: &ServerName, by: i64) -> Result<()> {
-    let key = (room.number, server.as_str().to_owned());
+fn count_server(write: &mut Write, delta: &StateDelta<'_>, server: &ServerName, by: i64) -> Result<()> {
+    let room = delta.room.number;
+    let key = (room, server.as_str().to_owned());
+    // Of a room whose members are on their way, others of the server may be in it whom nobody here knows yet.
     match write.get(ROOM_SERVERS, &key)?.unwrap_or(0).saturating_add_signed(by) {
-        // Others of the server may be in the room whom nobody here knows yet.
-        0 if room.is_partial() => write.put(ROOM_SERVERS, &key, &0),
-        0 => write.delete(ROOM_SERVERS, &key),
+        0 if delta.room.is_partial() => write.put(ROOM_SERVERS, &key, &0),
+        0 => {
+            write.delete(ROOM_SERVERS, &key);
+            write.put_at(DEPARTED, delta.slot, move |at| ((room, at, key.1), ()));
+        }
         count => write.put(ROOM_SERVERS, &key, &count),
     }
     Ok(())

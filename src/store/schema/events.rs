@@ -129,6 +129,9 @@ pub struct HeadRow {
     /// The greatest depth among them.
     #[serde(rename = "d")]
     pub depth: u64,
+    /// The depth at which this server has come into the room; what happened before is history.
+    #[serde(rename = "f", default, skip_serializing_if = "is_zero")]
+    pub floor: u64,
     /// The current (resolved) state.
     #[serde(rename = "s")]
     pub state: StateNo,

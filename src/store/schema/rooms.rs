@@ -65,6 +65,10 @@ pub const PARTIAL_EVENTS: Table<(RoomNo, u64), EventNo> = Table::new("partial_ev
 /// Where the log was when the members of a room had arrived. Written by `rooms::partial`.
 pub const ARRIVED: Table<RoomNo, Position> = Table::new("arrived");
 
+/// The servers that have left a room, by the position at which they did. Whatever was said before is still sent to
+/// them, however late. Written by `rooms::projections::members`.
+pub const DEPARTED: Table<(RoomNo, Position, String), ()> = Table::new("departed");
+
 /// Where somebody stands towards a room, by user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRoomRow {
