@@ -9,5 +9,6 @@ mod notifications;
 mod outgoing;
 mod presence;
 mod rooms;
+mod signed;
 mod simulation;
 mod wire;
