@@ -275,7 +275,12 @@ impl Outbound {
             };
             let (now, mut until) = (self.rooms.clock.now(), back_off.until(server, self.rooms.clock.now()));
             match attempt {
-                Attempt::Arrived => return,
+                Attempt::Arrived => {
+                    if silent {
+                        tracing::info!(%server, "{server} is back and gets what waited for it");
+                    }
+                    return;
+                }
                 Attempt::Refused(status) => {
                     refusals += 1;
                     let again = queue::is_worth_another_try(status, refusals);

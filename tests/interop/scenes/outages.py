@@ -10,6 +10,7 @@ from .border import border, shared_room
 async def outages(stage):
     async with border(stage) as between:
         await restarts(between)
+        await between.play(long_absence)
         await forks(between)
 
 
@@ -45,6 +46,20 @@ async def restarts(between):
         expected = {speaker.name: said for speaker, said in sent.items()}
         await until_equal(f"{person!r} has heard everything", heard, expected, deadline=60)
     await ann.agrees_with(bob, room)
+
+
+async def long_absence(host, guest):
+    """More is said while a server is away than is sent to it afterwards; it finds the rest when somebody reads."""
+    room = await shared_room(host, guest)
+    await host.post(room, "Good night")
+    await guest.has_read(room, ["Good night"])
+    guest.server.kill()
+    dreams = [f"Dream {number}" for number in range(230)]
+    for dream in dreams:
+        await host.post(room, dream)
+    await guest.server.start()
+    await host.post(room, "Good morning")
+    await guest.has_read(room, ["Good night", *dreams, "Good morning"])
 
 
 async def forks(between):
