@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    remote::{Patience, RemoteError, back_off},
+    remote::{Patience, back_off},
     rooms::{Rooms, forks},
     store::{
         Position,
@@ -314,7 +314,7 @@ impl Outbound {
             Ok(body) => body,
             Err(error) => {
                 tracing::error!(%server, ?error, "a transaction for {server} cannot be made");
-                return Attempt::Arrived;
+                return Attempt::Silence;
             }
         };
         let (remote, method) = (&self.rooms.remote, http::Method::PUT);
@@ -327,10 +327,6 @@ impl Outbound {
                 if answer.status().is_client_error() && answer.status() != http::StatusCode::TOO_MANY_REQUESTS =>
             {
                 Attempt::Refused(answer.status())
-            }
-            Err(RemoteError::Nonsense(error)) => {
-                tracing::error!(%server, error, "a transaction for {server} cannot be made");
-                Attempt::Arrived
             }
             Ok(_) | Err(_) => Attempt::Silence,
         }
@@ -362,18 +358,25 @@ impl Outbound {
             #[serde(skip_serializing_if = "Vec::is_empty")]
             edus: Vec<Box<RawValue>>,
         }
-        let pdus = batch.pdus.iter().map(|number| Ok(self.rooms.known(*number)?.event.to_pdu()));
-        let mut edus = Vec::new();
-        for at in &batch.edus {
-            let row = self.rooms.store.get(OUTBOX, at)?;
-            edus.extend(row.map(|row| edus::write(&self.rooms, &row)).transpose()?.flatten().and_then(edus::raw));
-        }
-        edus.extend(batch.passing.iter().cloned().filter_map(edus::raw));
+        // What cannot be read is left out: it must not keep back everything else.
+        let readable = |what: Result<Option<Box<RawValue>>>| {
+            what.unwrap_or_else(|error| {
+                tracing::error!(?error, "something for other servers cannot be read and is not sent");
+                None
+            })
+        };
+        let pdu = |number| Ok(Some(self.rooms.known(number)?.event.to_pdu()));
+        let edu = |at| {
+            let Some(row) = self.rooms.store.get(OUTBOX, at)? else { return Ok(None) };
+            Ok(edus::write(&self.rooms, &row)?.and_then(edus::raw))
+        };
+        let pdus = batch.pdus.iter().filter_map(|number| readable(pdu(*number)));
+        let edus = batch.edus.iter().filter_map(|at| readable(edu(at)));
         let transaction = Transaction {
             origin: &self.rooms.config.server_name,
             origin_server_ts: self.rooms.clock.now(),
-            pdus: pdus.collect::<Result<_>>()?,
-            edus,
+            pdus: pdus.collect(),
+            edus: edus.chain(batch.passing.iter().cloned().filter_map(edus::raw)).collect(),
         };
         serde_json::to_vec(&transaction).map_err(crate::error::Error::internal)
     }
