@@ -33,7 +33,7 @@ async fn every_form_of_a_good_signature_is_understood() {
         format!(r#"X-Matrix origin="b.example", key="{key}", sig="{sig}", destination="a.example""#),
         // Old servers quote only some, and name no destination.
         format!(r#"X-Matrix origin=b.example,key="{key}",sig="{sig}""#),
-        format!("X-Matrix origin=b.example,key={key},sig={sig}"),
+        format!(r#"X-Matrix origin=b.example,key={key},sig="{sig}""#),
         format!(r#"x-matrix Origin="b.example",Key="{key}",Sig="{sig}",Destination="a.example""#),
     ] {
         assert_eq!(answer(&a, URI, header.clone()).await, "200", "{header}");
