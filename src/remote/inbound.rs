@@ -3,9 +3,13 @@
 //! Spec: server-server-api#request-authentication
 
 use http::{HeaderMap, Method, StatusCode, Uri, header};
-use ruma::{OwnedServerName, api::federation::authentication::XMatrix};
+use ruma::OwnedServerName;
 
-use super::{Remote, keys::Purpose, x_matrix::Signed};
+use super::{
+    Remote,
+    keys::Purpose,
+    x_matrix::{self, Signed},
+};
 use crate::{
     error::{Error, Result},
     protocol::canonical::{self, Numbers},
@@ -32,7 +36,7 @@ pub async fn origin(
         .get_all(header::AUTHORIZATION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .find_map(|value| XMatrix::parse(value).ok())
+        .find_map(x_matrix::parse)
         .ok_or_else(|| unauthorized("the request needs an Authorization header of the scheme X-Matrix"))?;
     let own = &remote.config.server_name;
     if header.destination.as_ref().is_some_and(|destination| destination != own) {

@@ -58,6 +58,23 @@ impl Signed<'_> {
     }
 }
 
+/// Reads a header. Old servers write names with a port, and the IDs of keys, without quotes, which only a text
+/// without colons may do.
+pub fn parse(header: &str) -> Option<XMatrix> {
+    XMatrix::parse(header).ok().or_else(|| XMatrix::parse(quoted(header)?).ok())
+}
+
+/// The same header with quotes around every value.
+fn quoted(header: &str) -> Option<String> {
+    let (scheme, fields) = header.trim().split_once(' ')?;
+    let mut quoted = Vec::new();
+    for field in fields.split(',') {
+        let (name, value) = field.trim().split_once('=')?;
+        quoted.push(format!("{}=\"{}\"", name.trim(), value.trim().trim_matches('"')));
+    }
+    Some(format!("{scheme} {}", quoted.join(",")))
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::server_name;

@@ -1,5 +1,7 @@
 //! What people are told of, and have read, across servers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::harness::{Server, User, network};
@@ -26,7 +28,10 @@ async fn tell(from: &Server, to: &Server, room: &str, user: &str, event: &str, d
     let receipt = json!({ room: { "m.read": { user: { "data": data, "event_ids": [event] } } } });
     let edu = json!({ "edu_type": "m.receipt", "content": receipt });
     let body = json!({ "origin": from.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": [edu] });
-    from.ask_server(to, http::Method::PUT, "/_matrix/federation/v1/send/1", Some(body)).await.ok();
+    // Each transaction has a name of its own.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let path = format!("/_matrix/federation/v1/send/{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    from.ask_server(to, http::Method::PUT, &path, Some(body)).await.ok();
 }
 
 #[tokio::test]
