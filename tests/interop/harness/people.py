@@ -100,6 +100,12 @@ class Person:
         """Closes the client as an app is closed, keeping its sync token."""
         raise NotImplementedError
 
+    async def notices(self):
+        """Waits until the client knows that the server is away, if it does anything about that."""
+
+    async def comes_back(self):
+        """Waits until the client has caught up with the server that is there again, likewise."""
+
     async def close(self):
         raise NotImplementedError
 

@@ -27,6 +27,13 @@ class SdkPerson(LinePerson):
         """The devices that would be sent keys: ID -> whether this device trusts it."""
         return await self._do("devices_of", person.user_id)
 
+    async def notices(self):
+        await self.sees_sync("Offline")
+
+    async def comes_back(self):
+        # What is said before it has caught up, the SDK may show in another order.
+        await self.start()
+
     async def filter_list(self, name, text=""):
         """Shows some rooms in the list only."""
         await self._do("filter_list", name, text)

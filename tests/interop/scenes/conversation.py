@@ -42,7 +42,9 @@ async def conversation(stage, ann, bob, encrypted=False):
     await bob.pause()
     missed = await ann.say(room, "Have you gone?")
     server.kill()
+    await ann.notices()
     await server.start()
+    await ann.comes_back()
     again = await ann.say(room, "The light went out")
     await ann.react(room, missed, "💡")
     await bob.start()
@@ -59,7 +61,11 @@ async def conversation(stage, ann, bob, encrypted=False):
 
     # Now both wait for news when it fails again; their clients find back by themselves.
     server.kill()
+    for person in ann, bob:
+        await person.notices()
     await server.start()
+    for person in ann, bob:
+        await person.comes_back()
     await bob.say(room, "I am back")
     await ann.sees(room, so_far + """
         bob: I am back

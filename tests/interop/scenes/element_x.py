@@ -87,6 +87,7 @@ async def element_x(stage):
     await server.start()
     for person in ann, bob:
         await person.sees_sync("Running")
+        await person.comes_back()
     await bob.say(hearth, "The light went out")
     so_far += """
         bob: The light went out

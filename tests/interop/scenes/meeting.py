@@ -25,7 +25,9 @@ async def meeting(stage):
     # The lights go out, and on again, while one of them is outside.
     await carol.pause()
     server.kill()
+    await ann.notices()
     await server.start()
+    await ann.comes_back()
     await bob.say(room, "Where is the candle?")
     await carol.start()
     said += """
