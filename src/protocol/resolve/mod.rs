@@ -59,6 +59,40 @@ impl fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
+/// What states agree on, looked up as it is needed: of a large room that is little.
+pub trait Agreed {
+    /// The event that all of them have for a key.
+    fn get(&self, kind: &str, state_key: &str) -> Option<OwnedEventId>;
+    /// Calls `each` with all these events until it returns false; first with those that are no member events, on
+    /// which most others rest.
+    fn walk(&self, each: &mut dyn FnMut(&EventId) -> bool);
+}
+
+impl Agreed for StateMap {
+    fn get(&self, kind: &str, state_key: &str) -> Option<OwnedEventId> {
+        Self::get(self, &(kind.to_owned(), state_key.to_owned())).cloned()
+    }
+
+    fn walk(&self, each: &mut dyn FnMut(&EventId) -> bool) {
+        let is_member = |kind: &str| kind == "m.room.member";
+        let others = self.iter().filter(|((kind, _), _)| !is_member(kind));
+        let members = self.iter().filter(|((kind, _), _)| is_member(kind));
+        let _ = others.chain(members).all(|(_, id)| each(id));
+    }
+}
+
+/// Resolves states of which only the entries on which they differ are given; `agreed` has the others. Returns what
+/// becomes of those, and of others that nobody has and that an auth chain brings back. From room version 2 on.
+pub fn resolve_conflicts(
+    rules: &Rules,
+    agreed: &dyn Agreed,
+    states: &[&StateMap],
+    lookup: &Lookup<'_>,
+) -> Result<StateMap, ResolveError> {
+    let (_, conflicts) = divide(states, true);
+    v2::resolve_conflicts(rules, agreed, states, &conflicts, lookup)
+}
+
 /// Resolves these states into one. Their order does not matter.
 pub fn resolve(rules: &Rules, states: &[&StateMap], lookup: &Lookup<'_>) -> Result<StateMap, ResolveError> {
     match rules.resolution {

@@ -13,7 +13,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use super::{Conflicts, Lookup, MAX_CHAIN, Partial, ResolveError, StateMap, divide};
+use super::{Agreed, Conflicts, Lookup, MAX_CHAIN, Partial, ResolveError, StateMap, divide};
 use crate::protocol::{
     auth::{self, Power, PowerLevels},
     event::Event,
@@ -25,12 +25,25 @@ pub(super) fn resolve(rules: &Rules, states: &[&StateMap], lookup: &Lookup<'_>) 
     if conflicts.is_empty() {
         return Ok(agreed);
     }
+    let mut resolved = resolve_conflicts(rules, &agreed, states, &conflicts, lookup)?;
+    resolved.extend(agreed);
+    Ok(resolved)
+}
+
+/// What becomes of the conflicts, without what is agreed on.
+pub(super) fn resolve_conflicts(
+    rules: &Rules,
+    agreed: &dyn Agreed,
+    states: &[&StateMap],
+    conflicts: &Conflicts,
+    lookup: &Lookup<'_>,
+) -> Result<StateMap, ResolveError> {
     let resolver = Resolver { rules, lookup, events: RefCell::default(), levels: RefCell::default() };
-    let full = resolver.full_conflicted_set(states, &agreed, &conflicts)?;
+    let full = resolver.full_conflicted_set(states, agreed, conflicts)?;
     let power = resolver.power_events(&full)?;
 
     let empty = StateMap::new();
-    let start = if rules.resolution == Resolution::V2 { &agreed } else { &empty };
+    let start = if rules.resolution == Resolution::V2 { agreed } else { &empty };
     let mut partial = Partial::default();
     resolver.check_each(&resolver.by_power(&power)?, start, &mut partial)?;
 
@@ -38,15 +51,15 @@ pub(super) fn resolve(rules: &Rules, states: &[&StateMap], lookup: &Lookup<'_>) 
         full.iter().filter(|id| !power.contains(*id)).map(|id| resolver.find(id)).collect::<Result<_, _>>()?;
     let levels = match partial.get("m.room.power_levels", "") {
         Some(event) => Some(event.clone()),
-        None => match start.get(&("m.room.power_levels".to_owned(), String::new())) {
-            Some(id) => Some(resolver.find(id)?),
+        None => match start.get("m.room.power_levels", "") {
+            Some(id) => Some(resolver.find(&id)?),
             None => None,
         },
     };
     resolver.check_each(&resolver.by_mainline(rest, levels)?, start, &mut partial)?;
 
     let mut resolved = partial.into_state();
-    resolved.extend(agreed);
+    resolved.retain(|(kind, key), _| agreed.get(kind, key).is_none());
     Ok(resolved)
 }
 
@@ -76,7 +89,7 @@ impl Resolver<'_> {
     fn full_conflicted_set(
         &self,
         states: &[&StateMap],
-        agreed: &StateMap,
+        agreed: &dyn Agreed,
         conflicts: &Conflicts,
     ) -> Result<BTreeSet<OwnedEventId>, ResolveError> {
         let mut full: BTreeSet<OwnedEventId> = conflicts.values().flatten().cloned().collect();
@@ -94,9 +107,9 @@ impl Resolver<'_> {
     fn auth_difference(
         &self,
         states: &[&StateMap],
-        agreed: &StateMap,
+        agreed: &dyn Agreed,
         conflicts: &Conflicts,
-    ) -> Result<Vec<OwnedEventId>, ResolveError> {
+    ) -> Result<HashSet<OwnedEventId>, ResolveError> {
         // In how many states' chains each event is. What follows from agreed events is in all of them.
         let mut seen_in: HashMap<OwnedEventId, usize> = HashMap::new();
         for state in states {
@@ -106,11 +119,45 @@ impl Resolver<'_> {
             }
         }
         seen_in.retain(|_, count| *count < states.len());
-        if seen_in.is_empty() {
-            return Ok(Vec::new());
+        self.not_reached_from(agreed, seen_in.into_keys().collect())
+    }
+
+    /// Those of these events that are in no auth chain of what is agreed on. Few events of it lead to nearly all
+    /// that matters, so that the walk ends early in most rooms.
+    fn not_reached_from(
+        &self,
+        agreed: &dyn Agreed,
+        mut events: HashSet<OwnedEventId>,
+    ) -> Result<HashSet<OwnedEventId>, ResolveError> {
+        if events.is_empty() {
+            return Ok(events);
         }
-        let everywhere = self.auth_chain(agreed.values())?;
-        Ok(seen_in.into_keys().filter(|id| !everywhere.contains(id)).collect())
+        let mut reached: HashSet<OwnedEventId> = HashSet::new();
+        let mut failed = None;
+        agreed.walk(&mut |id| {
+            let mut open = vec![id.to_owned()];
+            while let Some(id) = open.pop() {
+                let event = match self.lookup.find(&id) {
+                    Ok(event) if reached.len() <= MAX_CHAIN => event,
+                    Ok(_) => {
+                        failed = Some(ResolveError::TooLarge);
+                        return false;
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        return false;
+                    }
+                };
+                for auth in &event.auth_events {
+                    if reached.insert(auth.clone()) {
+                        events.remove(auth);
+                        open.push(auth.clone());
+                    }
+                }
+            }
+            !events.is_empty()
+        });
+        failed.map_or(Ok(events), Err)
     }
 
     /// All events that are reached from these by auth events.
@@ -303,7 +350,7 @@ impl Resolver<'_> {
     }
 
     /// Iterative auth checks: takes each event into the state that is allowed by it.
-    fn check_each(&self, events: &[Arc<Event>], start: &StateMap, partial: &mut Partial) -> Result<(), ResolveError> {
+    fn check_each(&self, events: &[Arc<Event>], start: &dyn Agreed, partial: &mut Partial) -> Result<(), ResolveError> {
         for event in events {
             let mut own: Vec<Arc<Event>> = Vec::with_capacity(event.auth_events.len() + 1);
             for id in &event.auth_events {
@@ -317,10 +364,10 @@ impl Resolver<'_> {
                 if let Some(decided) = partial.get(kind, key) {
                     return Some(decided.clone());
                 }
-                let Some(id) = start.get(&(kind.to_owned(), key.to_owned())) else {
+                let Some(id) = start.get(kind, key) else {
                     return own.iter().find(|event| event.is(kind, key)).cloned();
                 };
-                self.find(id).map_err(|error| missing.set(Some(error))).ok()
+                self.find(&id).map_err(|error| missing.set(Some(error))).ok()
             };
             let create = find("m.room.create", "");
             let levels = self.levels(create.as_deref(), find("m.room.power_levels", "").as_deref());
