@@ -28,13 +28,16 @@ use crate::{
     remote::{Remote, transport::Island},
     store::{
         Store,
-        schema::{federation::OUTBOX, numbers},
+        schema::{events::Standing, federation::OUTBOX, numbers},
     },
     users::Users,
 };
 
 pub(super) fn rooms() -> Rooms {
-    let store = Store::in_memory();
+    over(Store::in_memory())
+}
+
+fn over(store: Store) -> Rooms {
     let clock = Clock::by_hand(1_000_000);
     let config = Arc::new(Config::for_tests());
     let users = Users::for_tests(&store, &clock, &config);
@@ -274,4 +277,56 @@ fn only_what_other_servers_may_see_goes_out() {
     let before = out();
     say(&rooms, &room, &ann, "with guests").unwrap();
     assert_eq!(out(), before + 1);
+}
+
+#[test]
+fn what_is_read_while_its_redaction_is_on_the_way_is_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let rooms = over(crate::store::tests::open(folder.path()));
+    let ann = user(&rooms, "ann");
+    let room = new_room(&rooms, &ann, Request::new());
+    let said = say(&rooms, &room, &ann, "a secret").unwrap();
+    rooms.store.write().commit().unwrap().wait().unwrap();
+    let number = rooms.by_id(&said.event_id).unwrap().unwrap().number;
+
+    let held = rooms.store.hold();
+    let ticket = {
+        let mut deciding = rooms.decide(&room);
+        let content = canonical::to_object(&json!({ "redacts": said.event_id })).unwrap();
+        deciding.send(NewEvent::message(&ann, "m.room.redaction", content)).unwrap();
+        deciding.commit().unwrap()
+    };
+    // There was no place for it in memory, and somebody reads what is published.
+    rooms.cache.forget_events();
+    assert!(rooms.known(number).unwrap().event.content().contains("secret"));
+    drop(held);
+    ticket.wait().unwrap();
+    assert_eq!(rooms.known(number).unwrap().event.content(), "{}");
+}
+
+#[test]
+fn the_same_states_are_derived_and_resolved_once() {
+    let rooms = rooms();
+    let ann = user(&rooms, "ann");
+    let room = new_room(&rooms, &ann, Request::new());
+    let topic = |text: &str| {
+        let content = canonical::to_object(&json!({ "topic": text })).unwrap();
+        NewEvent::state(&ann, "m.room.topic", "", content)
+    };
+    let ends = {
+        let mut deciding = rooms.decide(&room);
+        let before = deciding.head().state.clone();
+        // Two topics at the same time.
+        let two = [topic("tea"), topic("coffee")].map(|new| Arc::new(deciding.compose(new).unwrap()));
+        let ends = two.map(|event| deciding.accept(&event, &before, Standing::Accepted).unwrap());
+        drop(deciding.commit().unwrap());
+        ends
+    };
+    let state = rooms.published(room.number).unwrap().state;
+    let mut deciding = rooms.decide(&room);
+    let states = ends.map(|known| deciding.state_after(&known).unwrap());
+    assert_ne!(states[0].number, states[1].number);
+    assert_eq!(deciding.resolve(&states).unwrap().number, state);
+    let [one, two] = states;
+    assert_eq!(deciding.resolve(&[two, one]).unwrap().number, state);
 }

@@ -380,6 +380,21 @@ impl Store {
         }
     }
 
+    /// Whether something newer than the published row at `key` is on its way to the disk.
+    pub fn is_queued<K: Key, V: Serialize + DeserializeOwned>(&self, table: Table<K, V>, key: &K) -> bool {
+        self.core().overlay.get(table.name, &key.to_bytes()).is_some()
+    }
+
+    /// Keeps everything that is queued from being published, until it is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Drop {
+        struct Held<'a>(#[expect(dead_code, reason = "held")] parking_lot::MutexGuard<'a, segments::Reached>);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {}
+        }
+        Held(self.core().applied.lock())
+    }
+
     fn number(&self) -> u64 {
         self.core().numbers.fetch_add(1, Ordering::Relaxed)
     }
