@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     error::{Error, Result},
-    rooms::{Rooms, joining},
+    rooms::{Rooms, joining, policy},
     store::schema::{
         UserNo, numbers,
         rooms::USER_ROOMS,
@@ -126,12 +126,12 @@ async fn leave(rooms: &Arc<Rooms>, room: &RoomId, user: &UserId) -> Result<()> {
         // Only an invite or a knock: no other server has to be waited for.
         return joining::leave(rooms, room, user, &[]).await;
     };
-    let ticket = {
+    let attempt = || {
         let mut deciding = rooms.decide(&room);
         deciding.leave(user, None)?;
-        deciding.commit()?
+        deciding.commit()
     };
-    ticket.published().await?;
+    policy::approved(rooms, attempt).await?.published().await?;
     Ok(())
 }
 

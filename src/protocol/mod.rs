@@ -21,6 +21,7 @@ pub mod graph;
 pub mod hash;
 pub mod intake;
 pub mod pieces;
+pub mod policy;
 pub mod presence;
 pub mod push;
 pub mod redact;

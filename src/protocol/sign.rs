@@ -241,6 +241,13 @@ fn server_of_user(user_id: Option<&str>) -> Option<OwnedServerName> {
     Some(OwnedUserId::try_from(user_id?).ok()?.server_name().to_owned())
 }
 
+/// Whether an event has this key's signature of `signer` under this key ID.
+pub fn is_signed(event: &Object, signer: &str, key_id: &str, key: &PublicKey, rules: &Rules) -> bool {
+    let signature = event.get("signatures").and_then(|all| all.get(signer)?.get(key_id)?.as_str());
+    let message = || write_without(&redact(event, rules), &["signatures", "unsigned"]);
+    signature.is_some_and(|signature| key.verifies(message().as_bytes(), signature))
+}
+
 fn verify_message(
     object: &Object,
     message: &[u8],

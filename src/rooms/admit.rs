@@ -21,7 +21,7 @@ use crate::{
         event::Event,
         hash,
         intake::admit,
-        sign,
+        policy, sign,
         version::Rules,
     },
     remote::{Remote, keys::Purpose},
@@ -49,7 +49,9 @@ fn keys(pdu: &Object, rules: &Rules) -> Vec<(OwnedServerName, String, Purpose)> 
     let Ok(signers) = sign::signers(pdu, rules) else { return Vec::new() };
     let purpose = purpose(pdu, rules);
     let keys = |signer: &OwnedServerName| {
-        let ids: Vec<_> = sign::key_ids(pdu, signer.as_str()).map(str::to_owned).collect();
+        // No server publishes the key of a policy server: it is in the room.
+        let ids = sign::key_ids(pdu, signer.as_str()).filter(|id| *id != policy::KEY_ID);
+        let ids: Vec<_> = ids.map(str::to_owned).collect();
         ids.into_iter().map(|id| (signer.clone(), id, purpose)).collect::<Vec<_>>()
     };
     signers.iter().flat_map(keys).collect()

@@ -5,14 +5,19 @@
 //! until [`Deciding::commit`]; a `Deciding` that is dropped leaves no trace. After the commit the next
 //! event may build on the room at once, while readers wait for the ticket.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::MutexGuard;
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UserId, events::room::member::MembershipState,
 };
 
-use super::{Head, Room, Rooms, cache::Known, projections, redaction, state::State};
+use super::{
+    Head, Room, Rooms,
+    cache::{Derivation, Known},
+    projections, redaction,
+    state::State,
+};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -20,7 +25,7 @@ use crate::{
         canonical::Object,
         compose::Draft,
         event::{Event, FormatError},
-        graph, hash,
+        graph, hash, policy,
         version::{EventIds, Rules},
     },
     store::{
@@ -154,12 +159,32 @@ pub struct Deciding<'a> {
     /// The changes so far; rows that belong with the events may be added.
     pub write: Write,
     added: Vec<Arc<Known>>,
+    /// The states that were derived on the way.
+    derived: HashMap<Derivation, State>,
 }
 
 impl<'a> Deciding<'a> {
     pub(super) fn new(rooms: &'a Rooms, room: &'a Room, guard: MutexGuard<'a, Head>) -> Self {
         let head = guard.clone();
-        Self { rooms, room, guard, head, write: rooms.store.write(), added: Vec::new() }
+        Self { rooms, room, guard, head, write: rooms.store.write(), added: Vec::new(), derived: HashMap::new() }
+    }
+
+    /// The state that was derived like this before, here or in a `Write` that was committed.
+    pub(super) fn derived(&self, from: &Derivation) -> Result<Option<State>> {
+        if let Some(state) = self.derived.get(from) {
+            return Ok(Some(state.clone()));
+        }
+        self.rooms.cache.derived(from).map(|number| self.rooms.state_in(&self.write, number)).transpose()
+    }
+
+    /// Remembers how a state was derived, for as long as there is space.
+    pub(super) fn note_derived(&mut self, from: Derivation, state: &State) {
+        self.derived.insert(from, state.clone());
+    }
+
+    /// The number of the event that was added last.
+    pub fn newest(&self) -> Option<EventNo> {
+        self.head.extremities.last().map(|(number, _)| *number)
     }
 
     /// The end of the room as it is with the events added so far.
@@ -194,9 +219,15 @@ impl<'a> Deciding<'a> {
 
     /// Composes, signs and adds an event on top of the room.
     ///
-    /// Errors: 403 `M_FORBIDDEN` when the authorization rules refuse it, 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`.
+    /// Errors: 403 `M_FORBIDDEN` when the authorization rules refuse it, 413 `M_TOO_LARGE`, 400 `M_BAD_JSON`; and
+    /// where the room has a policy server, the one with which [`super::policy::approved`] knows what to do.
     /// Spec: server-server-api#authorization-rules
     pub fn send(&mut self, new: NewEvent) -> Result<Arc<Event>> {
+        if policy::concerns(&new.kind, new.state_key.as_deref())
+            && let Some(policy) = self.policy()?
+        {
+            return self.send_approved(new, policy);
+        }
         let event = self.compose(new)?;
         self.authorize(&event)?;
         self.add(event)
@@ -258,6 +289,7 @@ impl<'a> Deciding<'a> {
             let key = numbers::state_key(&mut self.write, kind, state_key)?;
             replaces = before.get(key);
             after = before.derive(&mut self.write, &[(key, Some(number))])?;
+            self.note_derived(Derivation::After(number, before.number), &after);
         }
         let event = Arc::new(event);
         let known = self.record(Known {
@@ -413,6 +445,7 @@ impl<'a> Deciding<'a> {
         let ticket = self.write.commit()?;
         self.rooms.cache.keep_events(self.added);
         self.rooms.cache.keep_state(&self.head.state, 4);
+        self.rooms.cache.keep_derived(self.derived.into_iter().map(|(from, state)| (from, state.number)));
         *self.guard = self.head;
         Ok(ticket)
     }

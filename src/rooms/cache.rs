@@ -56,11 +56,24 @@ impl Weighter<(String, String), StateKeyNo> for Size {
     }
 }
 
+/// Where a state comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Derivation {
+    /// It is the one after this state event, on top of the state before it.
+    After(EventNo, StateNo),
+    /// It is what these resolve to; sorted.
+    Resolved(Vec<StateNo>),
+}
+
+/// How many derivations of states are kept.
+const DERIVED: usize = 4_000;
+
 /// The caches of the room core.
 pub struct Cache {
     events: Bounded<EventNo, Arc<Known>, Size>,
     states: Bounded<StateNo, (State, u64), Size>,
     state_keys: Bounded<(String, String), StateKeyNo, Size>,
+    derived: Bounded<Derivation, StateNo>,
     commits: AtomicU64,
 }
 
@@ -71,6 +84,7 @@ impl Cache {
             events: Bounded::with_weighter(2_000, bytes / 2, Size),
             states: Bounded::with_weighter(500, bytes * 3 / 8, Size),
             state_keys: Bounded::with_weighter(500, bytes / 8, Size),
+            derived: Bounded::new(DERIVED),
             commits: AtomicU64::new(0),
         }
     }
@@ -117,6 +131,22 @@ impl Cache {
     /// Keeps a state that shares all but `own` entries with others that are kept.
     pub fn keep_state(&self, state: &State, own: usize) {
         self.states.insert(state.number, (state.clone(), 400 + 64 * own as u64));
+    }
+
+    /// The state that was derived like this before, if that is known.
+    pub fn derived(&self, from: &Derivation) -> Option<StateNo> {
+        self.derived.get(from)
+    }
+
+    /// Keeps how states were derived whose rows are committed.
+    pub fn keep_derived(&self, derived: impl IntoIterator<Item = (Derivation, StateNo)>) {
+        derived.into_iter().for_each(|(from, state)| self.derived.insert(from, state));
+    }
+
+    /// Forgets all events, as if there had been no place for them.
+    #[cfg(test)]
+    pub fn forget_events(&self) {
+        self.events.clear();
     }
 
     /// The number of a state key, if it is here.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use ruma::OwnedRoomId;
 use tokio::sync::Notify;
 
-use super::{Rooms, send};
+use super::{Rooms, policy, send};
 use crate::{
     error::{Error, Result},
     store::{
@@ -271,7 +271,18 @@ fn forget(write: &mut Write, place: &(UserNo, String), row: &DelayedRow) {
 /// when the next one is due, in milliseconds since the epoch.
 pub async fn send_due(rooms: &Rooms) -> Result<Option<u64>> {
     let now = rooms.clock.now();
-    let (mut tickets, failed) = decide_due(rooms, now)?;
+    let (mut tickets, failures) = decide_due(rooms, now)?;
+    let mut failed = None;
+    for (place, error) in failures {
+        let sent = match policy::ask(rooms, error).await {
+            Ok(()) => decide_one(rooms, place, now),
+            Err(error) => give_up(rooms, &place, error),
+        };
+        match sent {
+            Ok(ticket) => tickets.extend(ticket),
+            Err(error) => failed = Some(error),
+        }
+    }
     tickets.extend(forget_old(rooms, now)?);
     for ticket in tickets {
         ticket.published().await?;
@@ -283,14 +294,18 @@ pub async fn send_due(rooms: &Rooms) -> Result<Option<u64>> {
     Ok(next.map(|((at, _, _), ())| at))
 }
 
-/// Sends all that is due, as far as it goes; with it comes what went wrong here.
-fn decide_due(rooms: &Rooms, now: u64) -> Result<(Vec<Ticket>, Option<Error>)> {
-    let (mut tickets, mut failed) = (Vec::new(), None);
+/// What could not be sent, and why.
+type Failures = Vec<((UserNo, String), Error)>;
+
+/// Sends all that is due, as far as it goes; with it comes what went wrong, or has to be asked of a policy server.
+fn decide_due(rooms: &Rooms, now: u64) -> Result<(Vec<Ticket>, Failures)> {
+    let (mut tickets, mut failed) = (Vec::new(), Vec::new());
     let due = rooms.store.write().range(DELAYED_DUE, &0u64, &now.saturating_add(1))?;
     for ((_, user, id), ()) in due {
-        match decide_one(rooms, (user, id), now) {
+        let place = (user, id);
+        match decide_one(rooms, place.clone(), now) {
             Ok(ticket) => tickets.extend(ticket),
-            Err(error) => failed = Some(error),
+            Err(error) => failed.push((place, error)),
         }
     }
     Ok((tickets, failed))
@@ -315,17 +330,32 @@ fn forget_old(rooms: &Rooms, now: u64) -> Result<Option<Ticket>> {
 /// Sends one event, if it still waits and is due.
 fn decide_one(rooms: &Rooms, place: (UserNo, String), now: u64) -> Result<Option<Ticket>> {
     let _deciding = rooms.delayed.deciding.lock();
-    let mut write = rooms.store.write();
+    let write = rooms.store.write();
     let row = write.get(DELAYED, &place)?.filter(|row| row.ended.is_none() && row.due() <= now);
     let Some(row) = row else { return Ok(None) };
     match deliver(rooms, &place, row.clone()) {
         Ok(ticket) => Ok(Some(ticket)),
-        Err(error) if error.status.is_client_error() => {
-            tracing::debug!(?error, "a delayed event of {} could not be sent", row.user);
-            end(rooms, &mut write, &place, row, End::Failed(error.body().to_string()))?;
-            write.commit().map(Some).map_err(Error::from)
-        }
+        Err(error) if error.status.is_client_error() => fail(rooms, write, &place, row, &error).map(Some),
         // Something is wrong here and not with the event: it waits until it can be sent.
         Err(error) => Err(error),
     }
+}
+
+/// Writes down that an event cannot be sent, if that is the event's fault.
+fn give_up(rooms: &Rooms, place: &(UserNo, String), error: Error) -> Result<Option<Ticket>> {
+    if !error.status.is_client_error() {
+        return Err(error);
+    }
+    let _deciding = rooms.delayed.deciding.lock();
+    let write = rooms.store.write();
+    match write.get(DELAYED, place)?.filter(|row| row.ended.is_none()) {
+        Some(row) => fail(rooms, write, place, row, &error).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn fail(rooms: &Rooms, mut write: Write, place: &(UserNo, String), row: DelayedRow, error: &Error) -> Result<Ticket> {
+    tracing::debug!(?error, "a delayed event of {} could not be sent", row.user);
+    end(rooms, &mut write, place, row, End::Failed(error.body().to_string()))?;
+    write.commit().map_err(Error::from)
 }

@@ -12,7 +12,9 @@ use ruma::{
     api::federation::query::get_room_information, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, notices, upgrade};
+use super::{
+    Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, notices, policy, upgrade,
+};
 use crate::{
     error::{Error, Result},
     protocol::canonical::Object,
@@ -182,15 +184,18 @@ pub async fn invite(
     change(rooms, room, |deciding| Ok(deciding.invite(sender, guest, is_direct, reason)?.is_some())).await
 }
 
-/// Changes a room; `what` says whether there is anything to save.
-pub async fn change(rooms: &Rooms, room: &Room, what: impl FnOnce(&mut Deciding<'_>) -> Result<bool>) -> Result<()> {
-    let ticket = {
+/// Changes a room; `what` says whether there is anything to save. It is called again where the room's policy server
+/// had to be asked.
+pub async fn change(rooms: &Rooms, room: &Room, mut what: impl FnMut(&mut Deciding<'_>) -> Result<bool>) -> Result<()> {
+    let attempt = || {
         let mut deciding = rooms.decide(room);
         match what(&mut deciding)? {
-            true => deciding.commit()?,
-            false => return Ok(()),
+            true => deciding.commit().map(Some),
+            false => Ok(None),
         }
     };
-    ticket.published().await?;
+    if let Some(ticket) = policy::approved(rooms, attempt).await? {
+        ticket.published().await?;
+    }
     Ok(())
 }

@@ -6,13 +6,17 @@
 //!
 //! Spec: server-server-api#room-state-resolution
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 
 use super::{
     append::Deciding,
-    cache::Known,
+    cache::{Derivation, Known},
     state::{Change, State},
 };
 use crate::{
@@ -21,7 +25,8 @@ use crate::{
         auth,
         event::Event,
         graph,
-        resolve::{Lookup, StateMap, resolve},
+        resolve::{Agreed, Lookup, StateMap, resolve, resolve_conflicts},
+        version::Resolution,
     },
     store::{
         Position,
@@ -39,14 +44,18 @@ impl Deciding<'_> {
         let before = known
             .before
             .ok_or_else(|| Error::internal(format!("the state at {} is not known", known.event.event_id)))?;
-        let before = self.rooms.state_in(&self.write, before)?;
-        match known.event.key() {
-            Some((kind, state_key)) if known.standing != Standing::Rejected => {
-                let key = numbers::state_key(&mut self.write, kind, state_key)?;
-                before.derive(&mut self.write, &[(key, Some(known.number))])
-            }
-            _ => Ok(before),
+        let Some((kind, state_key)) = known.event.key().filter(|_| known.standing != Standing::Rejected) else {
+            return self.rooms.state_in(&self.write, before);
+        };
+        let from = Derivation::After(known.number, before);
+        if let Some(state) = self.derived(&from)? {
+            return Ok(state);
         }
+        let before = self.rooms.state_in(&self.write, before)?;
+        let key = numbers::state_key(&mut self.write, kind, state_key)?;
+        let state = before.derive(&mut self.write, &[(key, Some(known.number))])?;
+        self.note_derived(from, &state);
+        Ok(state)
     }
 
     /// One state out of several, saved.
@@ -55,10 +64,28 @@ impl Deciding<'_> {
         if states.iter().all(|state| state == first || state.diff(first).is_empty()) {
             return Ok(first.clone());
         }
+        let mut from: Vec<StateNo> = states.iter().map(|state| state.number).collect();
+        from.sort_unstable();
+        from.dedup();
+        let from = Derivation::Resolved(from);
+        if let Some(state) = self.derived(&from)? {
+            return Ok(state);
+        }
+        let state = self.resolve_anew(states, first)?;
+        self.note_derived(from, &state);
+        Ok(state)
+    }
+
+    /// Of large states only what differs is looked at by name. Version 1 wants to see everything.
+    fn resolve_anew(&mut self, states: &[State], first: &State) -> Result<State> {
+        let whole = self.room.rules.resolution == Resolution::V1;
+        let conflicted: BTreeSet<StateKeyNo> =
+            states.iter().flat_map(|state| first.diff(state)).map(|(key, ..)| key).collect();
         let mut keys = BTreeMap::new();
         let mut maps = Vec::new();
         for state in states {
-            maps.push(self.by_name(state, &mut keys)?);
+            let entries = state.iter().filter(|(key, _)| whole || conflicted.contains(key));
+            maps.push(self.by_name(entries, &mut keys)?);
         }
         let failed = Cell::new(None);
         let find = |id: &EventId| match self.by_id(id) {
@@ -72,7 +99,14 @@ impl Deciding<'_> {
             event: &|id| find(id).map(|known| Arc::clone(&known.event)),
             rejected: &|id| find(id).is_some_and(|known| known.standing == Standing::Rejected),
         };
-        let resolved = resolve(self.room.rules, &maps.iter().collect::<Vec<_>>(), &lookup);
+        let maps: Vec<&StateMap> = maps.iter().collect();
+        let resolved = match whole {
+            true => resolve(self.room.rules, &maps, &lookup),
+            false => {
+                let agreed = Shared { deciding: self, state: first, conflicted: &conflicted, failed: &failed };
+                resolve_conflicts(self.room.rules, &agreed, &maps, &lookup)
+            }
+        };
         if let Some(error) = failed.into_inner() {
             return Err(error);
         }
@@ -97,13 +131,17 @@ impl Deciding<'_> {
     /// A whole state by names.
     pub fn entries(&self, state: StateNo) -> Result<StateMap> {
         let state = self.rooms.state_in(&self.write, state)?;
-        self.by_name(&state, &mut BTreeMap::new())
+        self.by_name(state.iter(), &mut BTreeMap::new())
     }
 
-    /// A state by names instead of numbers; `keys` collects which is which.
-    fn by_name(&self, state: &State, keys: &mut BTreeMap<(String, String), StateKeyNo>) -> Result<StateMap> {
+    /// Entries of a state by names instead of numbers; `keys` collects which is which.
+    fn by_name(
+        &self,
+        entries: impl Iterator<Item = (StateKeyNo, EventNo)>,
+        keys: &mut BTreeMap<(String, String), StateKeyNo>,
+    ) -> Result<StateMap> {
         let mut map = StateMap::new();
-        for (key, number) in state.iter() {
+        for (key, number) in entries {
             let name = self.write.get(STATE_KEYS, &key)?;
             let name = name.ok_or_else(|| Error::internal(format!("state key {key} is missing")))?;
             keys.insert(name.clone(), key);
@@ -307,6 +345,43 @@ pub fn servers_at(rooms: &super::Rooms, room: RoomNo, at: Position) -> Result<Ve
         servers.extend(ruma::OwnedServerName::try_from(server));
     }
     Ok(servers)
+}
+
+/// What states agree on, as one of them has it.
+struct Shared<'a, 'd> {
+    deciding: &'a Deciding<'d>,
+    state: &'a State,
+    conflicted: &'a BTreeSet<StateKeyNo>,
+    failed: &'a Cell<Option<Error>>,
+}
+
+impl Shared<'_, '_> {
+    fn or_note<T>(&self, result: Result<Option<T>>) -> Option<T> {
+        result.unwrap_or_else(|error| {
+            self.failed.set(Some(error));
+            None
+        })
+    }
+}
+
+impl Agreed for Shared<'_, '_> {
+    fn get(&self, kind: &str, state_key: &str) -> Option<OwnedEventId> {
+        let Deciding { rooms, write, .. } = self.deciding;
+        let key = self.or_note(rooms.state_key_in(write, kind, state_key))?;
+        let number = self.state.get(key).filter(|_| !self.conflicted.contains(&key))?;
+        self.or_note(self.deciding.known(number).map(Some)).map(|known| known.event.event_id.clone())
+    }
+
+    fn walk(&self, each: &mut dyn FnMut(&EventId) -> bool) {
+        let entries = || self.state.iter().filter(|(key, _)| !self.conflicted.contains(key));
+        let others = entries().filter(|(key, _)| !key.is_member());
+        for (_, number) in others.chain(entries().filter(|(key, _)| key.is_member())) {
+            let Some(known) = self.or_note(self.deciding.known(number).map(Some)) else { return };
+            if !each(&known.event.event_id) {
+                return;
+            }
+        }
+    }
 }
 
 /// Which servers have joined users in a room, by the published rows.

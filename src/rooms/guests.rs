@@ -5,7 +5,7 @@
 //!
 //! Spec: client-server-api#guest-access
 
-use super::{Room, Rooms, cache::Known, ephemeral};
+use super::{Room, Rooms, cache::Known, ephemeral, policy};
 use crate::{
     error::{Error, Result},
     store::{
@@ -41,7 +41,7 @@ pub async fn see_out(rooms: &Rooms) -> Result<()> {
     for (room, ()) in waiting {
         let Some(open) = rooms.open(room)? else { continue };
         for user in ephemeral::locals(rooms, room)? {
-            if let Some(ticket) = see_one_out(rooms, &open, user)? {
+            if let Some(ticket) = policy::approved(rooms, || see_one_out(rooms, &open, user)).await? {
                 ticket.published().await?;
             }
         }

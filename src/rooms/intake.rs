@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Room, Rooms, admit, append::Deciding, forks, state::State};
+use super::{Room, Rooms, admit, append::Deciding, forks, policy, state::State};
 use crate::{
     error::{Error, Result},
     heavy,
@@ -24,6 +24,7 @@ use crate::{
         canonical::Object,
         event::Event,
         intake::{Before, Intake, Judged, Known, StateId, Step, Unjudged, Verdict, View},
+        policy::PolicyServer,
         resolve::StateMap,
     },
     remote::Patience,
@@ -194,6 +195,9 @@ pub(super) async fn take_in(
             }
             Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, ids).await),
             Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
+            Stepped::Asks(Step::NeedApproval { policy, events }) => {
+                intake.approve(policy::signed_by(rooms, &policy, events, room.rules).await);
+            }
             Stepped::Asks(Step::Done(Err(unjudged))) => return Ok(Err(unjudged)),
             Stepped::Asks(Step::Done(Ok(_))) => return Err(Error::internal("what was judged was not recorded")),
         }
@@ -275,6 +279,7 @@ fn state_before(deciding: &mut Deciding<'_>, before: &Before) -> Result<Option<S
     match before {
         Before::Unknown => Ok(None),
         Before::Nothing => Ok(Some(State::default())),
+        Before::Current(number) => deciding.rooms.state_in(&deciding.write, StateNo(*number)).map(Some),
         Before::After(id) => {
             let known = deciding.by_id(id)?.ok_or_else(|| Error::internal(format!("event {id} is missing")))?;
             deciding.state_after(&known).map(Some)
@@ -344,6 +349,10 @@ impl View for Locked<'_, '_> {
 
     fn entries(&self, state: StateId) -> StateMap {
         self.or_note(self.deciding.entries(StateNo(state)).map(Some)).unwrap_or_default()
+    }
+
+    fn policy(&self) -> Option<PolicyServer> {
+        self.or_note(self.deciding.policy())
     }
 }
 

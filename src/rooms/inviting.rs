@@ -16,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, admit, append::NewEvent, cache::Known, joining, projections::unread, state::State};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, joining, policy, projections::unread, state::State};
 use crate::{
     error::{Error, Result},
     heavy,
@@ -283,14 +283,19 @@ pub async fn outgoing(
 /// Puts an invite of a user of another server into a room once their server has signed it.
 pub async fn offer(rooms: &Arc<Rooms>, room: &Arc<Room>, guest: &UserId, new: NewEvent) -> Result<()> {
     let server = guest.server_name();
-    let (invite, before, shown) = {
+    let (invite, before, shown, policy) = {
         let deciding = rooms.decide(room);
         let shown = shown_in(rooms, &deciding.head().state, &new.sender)?;
         let invite = deciding.compose(new)?;
         deciding.authorize(&invite)?;
-        (invite, deciding.head().state.clone(), shown)
+        (invite, deciding.head().state.clone(), shown, deciding.policy()?)
     };
+    let invite = policy::countersigned(rooms, invite, policy.as_ref(), room.rules).await?;
     let signed = ask_to_sign(rooms, room, server, &invite, &shown).await?;
+    let signed = match &policy {
+        Some(policy) => policy.carried_over(&invite, signed, room.rules).map_err(Error::internal)?,
+        None => signed,
+    };
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let enter = move || {
         let mut deciding = rooms.decide(&room);

@@ -33,6 +33,7 @@ pub mod notices;
 pub mod outside;
 pub mod partial;
 pub mod people;
+pub mod policy;
 pub mod presence;
 pub mod profile;
 pub mod projections;
@@ -148,6 +149,8 @@ pub struct Room {
     filling: tokio::sync::Mutex<()>,
     /// Whether most members are still on their way. Changes only with the head locked.
     partial: AtomicBool,
+    /// Events that the room's policy server has signed, for those who are about to send them.
+    approved: Mutex<Vec<Arc<Event>>>,
     /// How much stands in the search index and not yet in a block.
     search_tail: projections::search::Tail,
 }
@@ -171,9 +174,9 @@ pub struct Head {
 
 impl Room {
     fn new(number: RoomNo, id: OwnedRoomId, rules: &'static Rules, head: Head) -> Self {
-        let (intake, filling, search_tail, partial) = Default::default();
+        let (intake, filling, approved, search_tail, partial) = Default::default();
         let (version, head) = (rules.id(), Mutex::new(head));
-        Self { number, id, version, rules, head, intake, filling, partial, search_tail }
+        Self { number, id, version, rules, head, intake, filling, approved, partial, search_tail }
     }
 
     /// Whether this server has joined the room and most of its members are still on their way.
@@ -319,6 +322,8 @@ impl Rooms {
             return Ok(known);
         }
         let commits = self.cache.commits();
+        // Something newer may be on its way, and the memory of it gone already.
+        let is_old = self.store.is_queued(events::EVENTS, &number);
         let row: EventRow =
             rows.row(events::EVENTS, &number)?.ok_or_else(|| Error::internal(format!("event {number} is missing")))?;
         let room = rooms::find(rows, row.room)?
@@ -333,7 +338,9 @@ impl Rooms {
             replaces: row.replaces,
             redacted_by: row.redacted_by,
         });
-        self.cache.keep_read(Arc::clone(&known), commits);
+        if !is_old {
+            self.cache.keep_read(Arc::clone(&known), commits);
+        }
         Ok(known)
     }
 

@@ -9,7 +9,7 @@ use ruma::{UserId, events::room::member::MembershipState};
 use serde_json::Value;
 use tracing::info;
 
-use super::{Rooms, access, append::NewEvent};
+use super::{Rooms, access, append::NewEvent, policy};
 use crate::{
     error::Result,
     protocol::canonical::{self, Object},
@@ -57,7 +57,7 @@ async fn spread(rooms: &Rooms, user: UserNo) -> Result<()> {
     let Some(job) = rooms.store.get(PROFILE_JOBS, &user)? else { return Ok(()) };
     let Some(id) = numbers::user_id(&rooms.store, user)? else { return Ok(()) };
     for room in access::rooms_of(rooms, user, &MembershipState::Join)? {
-        match renew(rooms, room, &id) {
+        match policy::approved(rooms, || renew(rooms, room, &id)).await {
             Ok(Some(ticket)) => drop(ticket.published().await?),
             Ok(None) => {}
             // The other rooms show it nevertheless.

@@ -89,7 +89,7 @@ pub fn message(rooms: &Rooms, by: Sender<'_>, room: &RoomId, new: &NewMessage<'_
     }
     deciding.check(&event)?;
     let sent = deciding.send(event)?;
-    let (number, _) = deciding.head().extremities[0];
+    let number = deciding.newest().ok_or_else(|| Error::internal("an event was sent and is not there"))?;
     let (device, id) = (by.device.to_string(), new.transaction.to_owned());
     let row = TransactionRow { user: by.number, device, id, fingerprint, at: rooms.clock.now() };
     deciding.write.put(TRANSACTIONS, &(by.number, fingerprint), &number);
@@ -158,7 +158,7 @@ pub(super) fn plain(
     let mut deciding = rooms.decide(&room);
     deciding.check(&event)?;
     let sent = deciding.send(event)?;
-    let (number, _) = deciding.head().extremities[0];
+    let number = deciding.newest().ok_or_else(|| Error::internal("an event was sent and is not there"))?;
     also(&mut deciding.write, number, &sent.event_id)?;
     Ok((sent.event_id.clone(), deciding.commit()?))
 }

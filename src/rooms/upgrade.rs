@@ -14,7 +14,7 @@ use ruma::{
 };
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, append::NewEvent, create};
+use super::{Room, Rooms, append::NewEvent, create, policy};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -91,16 +91,15 @@ fn object(json: &str) -> Result<Object> {
 
 /// Sends a state event if the user may.
 async fn put(rooms: &Rooms, room: &Room, user: &UserId, kind: &str, content: Object) -> Result<()> {
-    let sent = {
+    let attempt = || {
         let mut deciding = rooms.decide(room);
-        match deciding.send(NewEvent::state(user, kind, "", content)) {
-            Ok(_) => Some(deciding.commit()?),
-            Err(error) if error.errcode == "M_FORBIDDEN" => None,
-            Err(error) => return Err(error),
-        }
+        deciding.send(NewEvent::state(user, kind, "", content.clone()))?;
+        deciding.commit()
     };
-    if let Some(ticket) = sent {
-        ticket.published().await?;
+    match policy::approved(rooms, attempt).await {
+        Ok(ticket) => drop(ticket.published().await?),
+        Err(error) if error.errcode == "M_FORBIDDEN" => {}
+        Err(error) => return Err(error),
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::harness::{Answer, Server, User, network};
 
 /// An event that a user's server signs, and that it does not put into the room. Without `after` it builds on
 /// the end of the room.
-fn forge(user: &User, id: &OwnedRoomId, new: NewEvent, after: &[&Event]) -> Event {
+pub(super) fn forge(user: &User, id: &OwnedRoomId, new: NewEvent, after: &[&Event]) -> Event {
     let (rooms, room) = (&user.server.ctx.rooms, room(&user.server, id));
     let mut draft = rooms.decide(&room).draft(new).expect("a draft");
     if !after.is_empty() {
@@ -24,7 +24,7 @@ fn forge(user: &User, id: &OwnedRoomId, new: NewEvent, after: &[&Event]) -> Even
     append::sign(rooms, draft, room.rules).expect("an event")
 }
 
-fn message(user: &User, text: &str) -> NewEvent {
+pub(super) fn message(user: &User, text: &str) -> NewEvent {
     let content = canonical::to_object(&json!({ "msgtype": "m.text", "body": text })).expect("content");
     NewEvent::message(&user.id, "m.room.message", content)
 }
@@ -48,7 +48,7 @@ async fn transact(from: &Server, to: &Server, name: &str, events: &[&Event], edu
 }
 
 /// Sends events, and says for which there was an error.
-async fn send(from: &Server, to: &Server, name: &str, events: &[&Event]) -> Vec<String> {
+pub(super) async fn send(from: &Server, to: &Server, name: &str, events: &[&Event]) -> Vec<String> {
     let results = transact(from, to, name, events, json!([])).await.ok();
     let result = |event: &&Event| results["pdus"][event.event_id.as_str()]["error"].as_str().map(str::to_owned);
     for event in events {
@@ -74,7 +74,7 @@ async fn waits(server: &Server, count: usize, failures: u32) {
     assert!(in_time.is_ok(), "{:?} wait instead of {count}", waiting(server));
 }
 
-fn standing(server: &Server, event: &Event) -> Option<Standing> {
+pub(super) fn standing(server: &Server, event: &Event) -> Option<Standing> {
     server.ctx.rooms.by_id(&event.event_id).expect("the store works").map(|known| known.standing)
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, StatusCode};
 use ingle::{
     app::App,
     chance::Chance,
@@ -19,6 +19,7 @@ use ingle::{
     tasks,
 };
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::Server;
 
@@ -34,7 +35,11 @@ struct Inner {
     servers: Mutex<HashMap<String, Arc<Http>>>,
     /// Servers that nobody can reach at present.
     away: Mutex<BTreeSet<String>>,
+    /// What Ingle does not answer itself, by server and path.
+    answers: Mutex<HashMap<(String, String), Arc<Answering>>>,
 }
+
+type Answering = dyn Fn(&Value) -> (StatusCode, Value) + Send + Sync;
 
 /// A network without servers.
 pub fn network() -> Network {
@@ -82,6 +87,17 @@ impl Network {
         server
     }
 
+    /// Lets a server answer a path that Ingle does not have.
+    pub fn answers(
+        &self,
+        server: &Server,
+        path: &str,
+        how: impl Fn(&Value) -> (StatusCode, Value) + Send + Sync + 'static,
+    ) {
+        let place = (server.ctx.config.server_name.to_string(), path.to_owned());
+        self.inner.answers.lock().insert(place, Arc::new(how));
+    }
+
     /// Cuts a server off, until [`Network::back`].
     pub fn away(&self, server: &Server) {
         self.inner.away.lock().insert(server.ctx.config.server_name.to_string());
@@ -104,9 +120,14 @@ impl Transport for Network {
         let name = request.destination.to_string();
         let server = self.inner.servers.lock().get(&name).cloned();
         let away = self.inner.away.lock().contains(&name);
+        let answering = self.inner.answers.lock().get(&(name, request.uri.clone())).cloned();
         Box::pin(async move {
             let unreachable = || Failure::Unreachable("the network is cut".to_owned());
             let server = server.filter(|_| !away).ok_or_else(unreachable)?;
+            if let Some(answering) = answering {
+                let (status, body) = answering(&serde_json::from_slice(&request.body).unwrap_or_default());
+                return Ok(Answer { status, headers: Default::default(), body: body.to_string().into() });
+            }
             let mut call = Request::new(request.body);
             *call.method_mut() = request.method;
             *call.uri_mut() = request.uri.parse().map_err(|_| unreachable())?;

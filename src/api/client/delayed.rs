@@ -18,6 +18,7 @@ use crate::{
     http::{Raw, Reply, Routes, User},
     rooms::{
         delayed::{self, Action, NewDelayed},
+        policy,
         send::Sender,
     },
     store::schema::delayed::{DelayedRow, End},
@@ -219,7 +220,8 @@ async fn done(ctx: &Ctx, by: Option<&User>, id: &str, action: &str) -> Result<Re
         Some(_) => Error::unrecognized(),
         None => Error::invalid_param("the action is send, cancel or restart"),
     })?;
-    if let Some(ticket) = delayed::act(&ctx.rooms, by.map(|by| by.number), id, action)? {
+    let attempt = || delayed::act(&ctx.rooms, by.map(|by| by.number), id, action);
+    if let Some(ticket) = policy::approved(&ctx.rooms, attempt).await? {
         ticket.published().await?;
     }
     ctx.rooms.delayed.news.notify_one();

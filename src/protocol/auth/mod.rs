@@ -15,7 +15,7 @@ mod types;
 
 use std::{borrow::Cow, cell::OnceCell, fmt, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedUserId, UserId};
+use ruma::{OwnedEventId, OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
     power::{Power, PowerLevels},
@@ -55,6 +55,10 @@ pub enum Refusal {
 
     /// It was rejected when it came in as an auth event, or in a state.
     RejectedBefore,
+    /// The room's policy server has not signed it.
+    NotApproved {
+        policy_server: OwnedServerName,
+    },
 
     NoStateKey,
     NoMembership,
@@ -133,6 +137,9 @@ impl fmt::Display for Refusal {
             Self::RejectedAuthEvent { event_id } => write!(f, "the auth event {event_id} was itself rejected"),
             Self::AuthEventOfAnotherRoom { event_id } => write!(f, "the auth event {event_id} is of another room"),
             Self::RejectedBefore => f.write_str("the event was rejected before"),
+            Self::NotApproved { policy_server } => {
+                write!(f, "the room's policy server, {policy_server}, has not signed it")
+            }
             Self::NoStateKey => f.write_str("this event type needs a state_key"),
             Self::NoMembership => f.write_str("the content must have a membership"),
             Self::UnknownMembership { membership } => {

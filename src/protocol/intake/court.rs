@@ -12,6 +12,7 @@ use crate::protocol::{
     auth::{self, Refusal},
     event::Event,
     graph,
+    policy::{self, PolicyServer},
     resolve::{self, Lookup, ResolveError, StateMap},
 };
 
@@ -20,6 +21,8 @@ pub(super) enum Current {
     Of(StateId),
     After(OwnedEventId),
     State(Arc<StateMap>),
+    /// To be resolved out of the states after all ends, once somebody asks.
+    OfEnds,
 }
 
 /// Where the events of one intake are judged, one after the other.
@@ -30,6 +33,9 @@ pub(super) struct Court<'a, V> {
     pub judged: HashMap<OwnedEventId, (Verdict, Before)>,
     pub ends: BTreeSet<OwnedEventId>,
     pub current: Current,
+    pub policy: Option<PolicyServer>,
+    /// Events of which the policy server has to be asked.
+    pub unapproved: Vec<Arc<Event>>,
 }
 
 impl<V: View> Court<'_, V> {
@@ -51,7 +57,7 @@ impl<V: View> Court<'_, V> {
         })
     }
 
-    pub fn judge(&mut self, event: &Event) -> Result<(Verdict, Before), Pause> {
+    pub fn judge(&mut self, event: &Arc<Event>) -> Result<(Verdict, Before), Pause> {
         let before = self.before(event)?;
         let allowed = self.by_auth_events(event)?.and_then(|()| {
             let entry = |kind: &str, key: &str| self.entry(&before, kind, key);
@@ -67,15 +73,17 @@ impl<V: View> Court<'_, V> {
             // As an outlier it was rejected by its auth events, and they do not change.
             return Ok((Verdict::Rejected(Refusal::RejectedBefore), before));
         }
-        let is_at_the_end = self.ends.iter().eq(event.prev_events.iter().collect::<BTreeSet<_>>());
+        let is_at_the_end = self.is_at_the_end(event);
         let is_given = self.intake.states.contains_key(&event.event_id);
         // Nothing is current before the room has begun.
         if (!is_at_the_end || is_given) && !self.ends.is_empty() {
+            self.settle()?;
             let merged = if is_given { Some(self.with_current(&before)?) } else { None };
             let current = |kind: &str, key: &str| match merged.as_ref().unwrap_or(&self.current) {
                 Current::Of(state) => self.find(&self.view.entry(*state, kind, key)?),
                 Current::After(id) => self.entry(&Before::After(id.clone()), kind, key),
                 Current::State(state) => self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
+                Current::OfEnds => None,
             };
             if let Err(refusal) = auth::check(self.intake.rules, event, |kind, key| {
                 current(kind, key).or_else(|| self.claimed(event, kind, key))
@@ -83,8 +91,25 @@ impl<V: View> Court<'_, V> {
                 return Ok((Verdict::SoftFailed(refusal), before));
             }
         }
-        self.move_on(event, &before)?;
+        if let Some(refusal) = self.police(event) {
+            return Ok((Verdict::SoftFailed(refusal), before));
+        }
+        self.move_on(event, &before);
         Ok((Verdict::Accepted, before))
+    }
+
+    /// Step 7 of the checks. An event that the policy server has not been asked about is noted.
+    fn police(&mut self, event: &Arc<Event>) -> Option<Refusal> {
+        let policy = self.policy.as_ref()?;
+        let concerned = policy::concerns(&event.kind, event.state_key.as_deref());
+        if !concerned || policy.approves(event, self.intake.rules) {
+            return None;
+        }
+        if self.intake.policed.contains(&event.event_id) {
+            return Some(Refusal::NotApproved { policy_server: policy.via.clone() });
+        }
+        self.unapproved.push(Arc::clone(event));
+        None
     }
 
     /// What is current where something is missing between ours and an event: this server may have been away for
@@ -95,9 +120,11 @@ impl<V: View> Court<'_, V> {
             Current::Of(state) => Some(self.view.entries(*state)),
             Current::After(id) => self.map_after(id),
             Current::State(state) => Some((**state).clone()),
+            Current::OfEnds => None,
         };
         let before = match before {
             Before::Nothing | Before::Unknown => None,
+            Before::Current(state) => Some(self.view.entries(*state)),
             Before::After(id) => self.map_after(id),
             Before::State(state) => Some((**state).clone()),
         };
@@ -119,7 +146,7 @@ impl<V: View> Court<'_, V> {
     }
 
     /// Makes the accepted event an end of the room, and the current state what follows from it.
-    fn move_on(&mut self, event: &Event, before: &Before) -> Result<(), Pause> {
+    fn move_on(&mut self, event: &Event, before: &Before) {
         let id = &event.event_id;
         self.judged.insert(id.clone(), (Verdict::Accepted, before.clone()));
         let mut ends = std::mem::take(&mut self.ends);
@@ -128,11 +155,22 @@ impl<V: View> Court<'_, V> {
         if self.ends.len() == 1 {
             self.current = Current::After(id.clone());
         } else if event.is_state() {
-            let ends: Vec<OwnedEventId> = self.ends.iter().cloned().collect();
-            let states = ends.iter().filter_map(|id| self.map_after(id)).collect();
+            self.current = Current::OfEnds;
+        }
+    }
+
+    /// Resolves the current state, if it is not known.
+    fn settle(&mut self) -> Result<(), Pause> {
+        if matches!(self.current, Current::OfEnds) {
+            let states = self.ends.iter().filter_map(|id| self.map_after(id)).collect();
             self.current = Current::State(Arc::new(self.resolve(states)?));
         }
         Ok(())
+    }
+
+    /// Whether an event comes right after all ends of the room.
+    fn is_at_the_end(&self, event: &Event) -> bool {
+        self.ends.iter().eq(event.prev_events.iter().collect::<BTreeSet<_>>())
     }
 
     /// An event that is in the graph and cannot be an end of the room.
@@ -180,6 +218,13 @@ impl<V: View> Court<'_, V> {
                 known.push((base, prev));
             }
         }
+        // What comes after all ends comes after the current state, which is resolved already.
+        if let (None, Current::Of(state)) = (given, &self.current)
+            && known.len() > 1
+            && self.is_at_the_end(event)
+        {
+            return Ok(Before::Current(*state));
+        }
         let given = given.map(|ids| self.given_state(ids));
         match (&known[..], given) {
             ([], None) => Ok(Before::Nothing),
@@ -222,6 +267,7 @@ impl<V: View> Court<'_, V> {
             }
             match self.judged.get(&id) {
                 Some((_, Before::After(prev))) => id = prev.clone(),
+                Some((_, Before::Current(state))) => return Some(Base::Known(*state)),
                 Some((_, Before::Nothing | Before::State(_))) => return Some(Base::Changed(id)),
                 Some((_, Before::Unknown)) => return None,
                 None => return self.view.state_before(&id).map(Base::Known),
@@ -247,6 +293,7 @@ impl<V: View> Court<'_, V> {
             let prev = match before {
                 Before::Nothing | Before::Unknown => return None,
                 Before::State(state) => return self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
+                Before::Current(state) => return self.find(&self.view.entry(*state, kind, key)?),
                 Before::After(prev) => prev,
             };
             if !self.is_rejected(prev)
@@ -273,6 +320,7 @@ impl<V: View> Court<'_, V> {
             match self.judged.get(&id) {
                 Some((_, Before::After(prev))) => id = prev.clone(),
                 Some((_, Before::Nothing)) => break StateMap::new(),
+                Some((_, Before::Current(state))) => break self.view.entries(*state),
                 Some((_, Before::State(state))) => break (**state).clone(),
                 Some((_, Before::Unknown)) => return None,
                 None => break self.view.entries(self.view.state_before(&id)?),

@@ -26,6 +26,7 @@ use super::{
     canonical::Object,
     event::{Event, FormatError},
     graph,
+    policy::PolicyServer,
     redact::redact,
     resolve::StateMap,
     sign::{self, PublicKey, SignatureError, verify_event},
@@ -111,6 +112,8 @@ pub trait View {
     fn lacks_members(&self) -> bool {
         false
     }
+    /// The policy server that the room uses.
+    fn policy(&self) -> Option<PolicyServer>;
 }
 
 /// What to do next.
@@ -123,6 +126,8 @@ pub enum Step {
     Need(Vec<OwnedEventId>),
     /// Fetch the IDs of the state before this event, from a server that has it, for [`Intake::state`].
     NeedState(OwnedEventId),
+    /// Ask the room's policy server to sign these events, for [`Intake::approve`].
+    NeedApproval { policy: PolicyServer, events: Vec<Arc<Event>> },
     /// Record these, in this order; the event itself is the last. If it cannot be judged, forget it.
     Done(Result<Vec<Judged>, Unjudged>),
 }
@@ -154,6 +159,8 @@ pub enum Before {
     Nothing,
     /// The state after this one of its previous events.
     After(OwnedEventId),
+    /// The current state of the room, for what comes after all its ends.
+    Current(StateId),
     /// A state of its own: resolved, or as another server gave it.
     State(Arc<StateMap>),
     /// Not known, for outliers.
@@ -199,6 +206,8 @@ pub struct Intake {
     sought: HashSet<OwnedEventId>,
     /// Fetched states, by the event that they are before; `None` if there was none to be had.
     states: HashMap<OwnedEventId, Option<Vec<OwnedEventId>>>,
+    /// About which events the policy server was asked.
+    policed: HashSet<OwnedEventId>,
     rounds: usize,
     gap_rounds: usize,
 }
@@ -207,6 +216,7 @@ enum Pause {
     NeedGap { before: BTreeSet<OwnedEventId>, missing: BTreeSet<OwnedEventId> },
     Need(BTreeSet<OwnedEventId>),
     NeedState(OwnedEventId),
+    NeedApproval { policy: PolicyServer, events: Vec<Arc<Event>> },
     Fail(Unjudged),
 }
 
@@ -221,6 +231,7 @@ impl Intake {
             asked: HashSet::new(),
             sought: HashSet::new(),
             states: HashMap::new(),
+            policed: HashSet::new(),
             rounds: 0,
             gap_rounds: 0,
         }
@@ -247,6 +258,17 @@ impl Intake {
         self.states.insert(before, ids.filter(|ids| ids.len() <= MAX_EVENTS));
     }
 
+    /// Takes the events that the policy server has signed, of those about which it was asked.
+    pub fn approve(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events.into_iter().filter(|event| self.policed.contains(&event.event_id)) {
+            let event = Arc::new(event);
+            if event.event_id == self.target.event_id {
+                self.target = event.clone();
+            }
+            self.supplied.insert(event.event_id.clone(), event);
+        }
+    }
+
     /// What to do next, as the server's knowledge is now.
     pub fn step(&mut self, view: &impl View) -> Step {
         let pause = match self.judge(view) {
@@ -268,6 +290,10 @@ impl Intake {
             }
             Pause::NeedState(_) if self.states.len() >= MAX_STATES => Step::Done(Err(Unjudged::TooMuch)),
             Pause::NeedState(id) => Step::NeedState(id),
+            Pause::NeedApproval { policy, events } => {
+                self.policed.extend(events.iter().map(|event| event.event_id.clone()));
+                Step::NeedApproval { policy, events }
+            }
             Pause::Fail(why) => Step::Done(Err(why)),
         }
     }
@@ -283,6 +309,8 @@ impl Intake {
             judged: HashMap::new(),
             ends: view.extremities(),
             current: Current::Of(view.current_state()),
+            policy: view.policy(),
+            unapproved: Vec::new(),
         };
         let mut out = Vec::with_capacity(events.len());
         for event in graph::causal_order(&events) {
@@ -292,6 +320,9 @@ impl Intake {
             };
             court.judged.insert(event.event_id.clone(), (verdict.clone(), before.clone()));
             out.push(Judged { event, verdict, before });
+        }
+        if let Some(policy) = court.policy.filter(|_| !court.unapproved.is_empty()) {
+            return Err(Pause::NeedApproval { policy, events: court.unapproved });
         }
         // Nothing rests on the event itself, so its place may as well be the last.
         match out.iter().position(|judged| judged.event.event_id == self.target.event_id) {

@@ -89,6 +89,12 @@ impl View for Server<'_> {
     fn entries(&self, state: StateId) -> StateMap {
         ids(&self.state(state))
     }
+    fn policy(&self) -> Option<PolicyServer> {
+        let create = self.graph.event("create");
+        let policy = self.extremities().iter().any(|id| name(id) == "policy").then(|| self.graph.event("policy"))?;
+        assert_eq!(policy.room_id, create.room_id);
+        PolicyServer::named_in(&policy)
+    }
 }
 
 /// What happens on the way and in the end when the last line comes in. Lines that begin with `-` are
@@ -127,6 +133,12 @@ fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
                 let state = graph.before[name(&before)].values().map(|name| id(name)).collect();
                 intake.state(before, (!lost.contains(&"states")).then_some(state));
             }
+            Step::NeedApproval { policy, events } => {
+                let names: Vec<_> = events.iter().map(|event| name(&event.event_id)).collect();
+                story.push(format!("{} has to look at {}", policy.via, names.join(" ")));
+                let good = events.iter().filter(|event| !event.content().contains("spam"));
+                intake.approve(good.map(|event| signed(event, &policy, graph.rules)));
+            }
             Step::Done(Ok(judged)) => {
                 for Judged { event, verdict, before } in judged {
                     let verdict = match verdict {
@@ -139,7 +151,7 @@ fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
                         Before::Nothing => String::new(),
                         Before::Unknown => String::new(),
                         Before::After(id) => format!(" after {}", name(&id)),
-                        Before::State(_) => " with a state of its own".to_owned(),
+                        Before::Current(_) | Before::State(_) => " with a state of its own".to_owned(),
                     };
                     story.push(format!("{}{before} {verdict}", name(&event.event_id)));
                 }
@@ -152,6 +164,45 @@ fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
         }
     }
     panic!("this has no end: {story:?}");
+}
+
+fn policy_key() -> KeyPair {
+    KeyPair::from_seed(&[9; 32], "policy_server")
+}
+
+fn signed(event: &Event, policy: &PolicyServer, rules: &Rules) -> Event {
+    let mut pdu = event.to_object();
+    sign::sign_event(&mut pdu, policy.via.as_str(), &policy_key(), rules);
+    // In these texts events have names of their own.
+    let json = crate::protocol::canonical::write_object(&pdu).into_boxed_str();
+    Event::from_stored(event.event_id.clone(), event.room_id.clone(), json).unwrap()
+}
+
+#[test]
+fn the_policy_server_of_a_room_is_asked_about_what_it_has_not_signed() {
+    let policy = format!(
+        r#"+policy @ann policy {{"via":"p","public_keys":{{"ed25519":"{}"}}}} <- cat"#,
+        policy_key().public().to_base64()
+    );
+    check(
+        &format!("{policy}\nx @cat message hello"),
+        expect![[r#"
+            p has to look at x
+            x after policy accepted"#]],
+    );
+    check(
+        &format!("{policy}\none @cat message spam\nx @cat message hello"),
+        expect![[r#"
+            need one
+            p has to look at one x
+            one after policy soft-failed: the room's policy server, p, has not signed it
+            x after one accepted"#]],
+    );
+    check(
+        &format!("{policy}\nx @cat topic tea"),
+        expect!["x after policy rejected: this needs a power level of 50, and the sender has 0"],
+    );
+    check(&format!("{policy}\nx @ann policy {{}}"), expect!["x after policy accepted"]);
 }
 
 fn check(lines: &str, expected: Expect) {
@@ -399,6 +450,7 @@ fn a_server_that_never_has_what_it_names_is_not_asked_for_ever() {
                 intake.supply(ids.iter().map(next));
             }
             Step::NeedState(before) => intake.state(before, None),
+            Step::NeedApproval { .. } => panic!("the room has no policy server"),
             Step::Done(result) => {
                 assert!(matches!(result.err(), Some(Unjudged::MissingState(_))));
                 assert!(round <= MAX_GAP_ROUNDS + 2);

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     http::User,
     rooms::{
-        presence,
+        policy, presence,
         send::{self, NewMessage, Sender},
     },
 };
@@ -28,7 +28,8 @@ pub async fn message(
         transaction: req.txn_id.as_str(),
         timestamp: None,
     };
-    let (id, ticket) = send::message(&ctx.rooms, sender(&user), &req.room_id, &new)?;
+    let attempt = || send::message(&ctx.rooms, sender(&user), &req.room_id, &new);
+    let (id, ticket) = policy::approved(&ctx.rooms, attempt).await?;
     presence::acts(&ctx.rooms, user.number, &user.device)?;
     ticket.published().await?;
     Ok(send_message_event::v3::Response::new(id))
@@ -51,7 +52,8 @@ pub async fn redact(ctx: Ctx, user: User, req: redact_event::v3::Request) -> Res
         transaction: req.txn_id.as_str(),
         timestamp: None,
     };
-    let (id, ticket) = send::message(&ctx.rooms, sender(&user), &req.room_id, &new)?;
+    let attempt = || send::message(&ctx.rooms, sender(&user), &req.room_id, &new);
+    let (id, ticket) = policy::approved(&ctx.rooms, attempt).await?;
     ticket.published().await?;
     Ok(redact_event::v3::Response::new(id))
 }

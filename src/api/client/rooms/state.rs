@@ -13,7 +13,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::{Reply, User},
-    rooms::{guests, partial, read, send, view::Viewer},
+    rooms::{guests, partial, policy, read, send, view::Viewer},
 };
 
 /// Answers all state that the caller may look at.
@@ -47,7 +47,8 @@ pub async fn put(ctx: Ctx, user: User, req: send_state_event::v3::Request) -> Re
         guests::check_may_join(&ctx.rooms, &*ctx.rooms.find(&req.room_id)?)?;
     }
     let key = (&*kind, &*req.state_key);
-    let (id, ticket) = send::state(&ctx.rooms, &user.id, &req.room_id, key, req.body.json().get(), None)?;
+    let attempt = || send::state(&ctx.rooms, &user.id, &req.room_id, key, req.body.json().get(), None);
+    let (id, ticket) = policy::approved(&ctx.rooms, attempt).await?;
     ticket.published().await?;
     if kind == "m.room.guest_access" {
         guests::see_out(&ctx.rooms).await?;
