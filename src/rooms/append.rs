@@ -459,9 +459,10 @@ impl<'a> Deciding<'a> {
 
     /// An event by its ID, added just now or earlier, if this server has it.
     pub fn by_id(&self, id: &EventId) -> Result<Option<Arc<Known>>> {
-        match self.write.get(numbers::EVENT_NUMBERS, &id.as_str().to_owned())? {
-            Some(number) if self.write.get(EVENTS, &number)?.is_some() => self.known(number).map(Some),
-            _ => Ok(None),
-        }
+        let Some(number) = self.write.get(numbers::EVENT_NUMBERS, &id.as_str().to_owned())? else { return Ok(None) };
+        let here = self.added.iter().any(|known| known.number == number)
+            || self.rooms.cache.event(number).is_some()
+            || self.write.get(EVENTS, &number)?.is_some();
+        here.then(|| self.known(number)).transpose()
     }
 }

@@ -89,6 +89,13 @@ pub fn messages(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, query: &PageQ
     }
     let shared = backfill::is_shared(rooms, room.number)?;
     let mut passed = Vec::new();
+    // A page begins right before an event. What is missing before that one is missing here.
+    if shared
+        && query.direction == Direction::Backward
+        && rooms.store.contains(HISTORY, &(room.number, from.depth, from.event))?
+    {
+        passed.push(rooms.known(from.event)?);
+    }
     let page = history::page(rooms, room.number, query.direction, from, to, limit, |known| {
         if shared {
             passed.push(Arc::clone(known));

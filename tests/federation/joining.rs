@@ -7,7 +7,7 @@ use ingle::{
         canonical::{self, Object},
         compose::Draft,
     },
-    rooms::{append::NewEvent, completing, intake},
+    rooms::{append::NewEvent, completing, inbox, intake},
     store::schema::rooms::ROOM_SERVERS,
     tasks,
 };
@@ -34,8 +34,9 @@ async fn scene() -> Scene {
     }
     cid.join_via(&room, &a).await.ok();
     whole(&c, &room).await;
-    // Nothing happens on b on its own.
+    // Nothing happens on b on its own, but that it takes in what others send.
     let bob = network.idle("b.example", |_| ()).await.with_user("bob").await;
+    tokio::spawn(inbox::run(bob.server.ctx.rooms.clone()));
     Scene { network, ann, cid, bob, room }
 }
 

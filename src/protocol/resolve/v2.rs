@@ -122,8 +122,8 @@ impl Resolver<'_> {
         self.not_reached_from(agreed, seen_in.into_keys().collect())
     }
 
-    /// Those of these events that are in no auth chain of what is agreed on. Few events of it lead to nearly all
-    /// that matters, so that the walk ends early in most rooms.
+    /// Those of these events that are in no auth chain of what is agreed on. The walk ends when none is left; where
+    /// a member's own event is among them, which nothing rests on, it goes through all that is agreed on.
     fn not_reached_from(
         &self,
         agreed: &dyn Agreed,
