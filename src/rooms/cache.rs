@@ -143,12 +143,6 @@ impl Cache {
         derived.into_iter().for_each(|(from, state)| self.derived.insert(from, state));
     }
 
-    /// Forgets all events, as if there had been no place for them.
-    #[cfg(test)]
-    pub fn forget_events(&self) {
-        self.events.clear();
-    }
-
     /// The number of a state key, if it is here.
     pub fn state_key(&self, kind: &str, key: &str) -> Option<StateKeyNo> {
         self.state_keys.get(&(kind.to_owned(), key.to_owned()))
