@@ -21,6 +21,9 @@ use crate::{
     users::pushers::Key,
 };
 
+/// How much is counted: a number on an icon says no more beyond that.
+const MOST_COUNTED: usize = 2_000;
+
 /// How much a user has not attended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -34,7 +37,7 @@ impl Counts {
     /// As it is now.
     pub fn of(store: &Store, user: UserNo) -> Result<Self> {
         let mut counts = Self::default();
-        for row in store.scan(UNREAD, &(user,)) {
+        for row in store.scan(UNREAD, &(user,)).take(MOST_COUNTED) {
             let (_, row) = row?;
             counts.unread += u64::from(row.notify);
             counts.missed_calls += u64::from(row.call);

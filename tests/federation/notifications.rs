@@ -1,7 +1,5 @@
 //! What people are told of, and have read, across servers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use serde_json::{Value, json};
 
 use crate::harness::{Server, User, network};
@@ -26,12 +24,7 @@ async fn an_invite_from_elsewhere_is_told_until_it_is_answered() {
 
 async fn tell(from: &Server, to: &Server, room: &str, user: &str, event: &str, data: Value) {
     let receipt = json!({ room: { "m.read": { user: { "data": data, "event_ids": [event] } } } });
-    let edu = json!({ "edu_type": "m.receipt", "content": receipt });
-    let body = json!({ "origin": from.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": [edu] });
-    // Each transaction has a name of its own.
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let path = format!("/_matrix/federation/v1/send/{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    from.ask_server(to, http::Method::PUT, &path, Some(body)).await.ok();
+    from.tell(to, "m.receipt", receipt).await;
 }
 
 #[tokio::test]

@@ -24,10 +24,7 @@ async fn says(user: &User, state: &str) {
 
 async fn tell(from: &Server, to: &Server, user: &str, state: &str) {
     let update = json!({ "user_id": user, "presence": state, "last_active_ago": 5 });
-    let edu = json!({ "edu_type": "m.presence", "content": { "push": [update] } });
-    let body = json!({ "origin": from.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": [edu] });
-    let path = format!("/_matrix/federation/v1/send/{user}-{state}");
-    from.ask_server(to, http::Method::PUT, &path, Some(body)).await.ok();
+    from.tell(to, "m.presence", json!({ "push": [update] })).await;
 }
 
 #[tokio::test]

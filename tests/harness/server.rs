@@ -1,6 +1,12 @@
 //! A whole server in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -14,7 +20,7 @@ use ingle::{
     store::Position,
     users::accounts::{self, NewAccount},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Answer, User};
 
@@ -133,6 +139,15 @@ impl Server {
     /// Any request at all, answered as on the wire.
     pub async fn call(&self, request: Request<Bytes>) -> http::Response<Bytes> {
         self.http.call(request).await
+    }
+
+    /// Sends another server an ephemeral event, in a transaction of its own.
+    pub async fn tell(&self, to: &Server, kind: &str, content: Value) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let uri = format!("/_matrix/federation/v1/send/tell-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let edus = [json!({ "edu_type": kind, "content": content })];
+        let body = json!({ "origin": self.ctx.config.server_name, "origin_server_ts": 1, "pdus": [], "edus": edus });
+        self.ask_server(to, Method::PUT, &uri, Some(body)).await.ok();
     }
 
     /// Any request at all.
