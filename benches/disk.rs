@@ -25,7 +25,7 @@ use ingle::{
         send::{NewMessage, Sender, message},
     },
     store::{
-        Options, Store,
+        Options, Store, Ticket,
         schema::{events::EVENTS, numbers},
     },
 };
@@ -178,18 +178,20 @@ fn talk(ctx: &Ctx, messages: usize) {
         last.insert(here, id.clone());
         ctx.clock.advance(Duration::from_secs(dice.next() % 900));
         if dice.below(UNREAD) == 0 {
-            waiting.drain(..).for_each(|ticket| {
-                ticket.wait().expect("a store that works");
-            });
+            wait(&mut waiting);
             for person in &people {
                 let read = receipts::mark(&ctx.rooms, &person.id, room, "m.read", None, &id).expect("a receipt");
                 waiting.extend(read);
             }
         }
     }
-    waiting.into_iter().for_each(|ticket| {
+    wait(&mut waiting);
+}
+
+fn wait(tickets: &mut Vec<Ticket>) {
+    for ticket in tickets.drain(..) {
         ticket.wait().expect("a store that works");
-    });
+    }
 }
 
 fn said(dice: &mut Dice, person: &Person, room: usize, last: Option<&OwnedEventId>) -> (&'static str, Value) {

@@ -3,11 +3,16 @@
 //! The constant stands beside its record in [`super::schema`] and says what a row means and who
 //! writes it. Values are CBOR.
 
-use std::marker::PhantomData;
+use std::{cell::RefCell, marker::PhantomData};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{StoreError, key::Key};
+
+thread_local! {
+    /// Where texts stand while a row is read. Making it anew costs more than reading a small row.
+    static SCRATCH: RefCell<[u8; 4096]> = const { RefCell::new([0; 4096]) };
+}
 
 /// The name and types of one sled tree.
 pub struct Table<K, V> {
@@ -32,7 +37,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
 
     /// The bytes of a value.
     pub(super) fn encode(self, value: &V) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(32);
         // Writing to a Vec cannot fail, and records hold nothing that CBOR cannot express.
         if let Err(error) = ciborium::into_writer(value, &mut bytes) {
             unreachable!("a row of {} does not encode: {error}", self.name);
@@ -42,7 +47,12 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
 
     /// The value behind `bytes`; an error names the table.
     pub(super) fn decode(self, bytes: &[u8]) -> Result<V, StoreError> {
-        ciborium::from_reader(bytes).map_err(|_| StoreError::BadRow { table: self.name })
+        let read = SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => ciborium::de::from_reader_with_buffer(bytes, &mut scratch[..]),
+            // In the middle of another row.
+            Err(_) => ciborium::from_reader(bytes),
+        });
+        read.map_err(|_| StoreError::BadRow { table: self.name })
     }
 
     /// The key behind `bytes`; an error names the table.
