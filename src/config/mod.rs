@@ -159,6 +159,11 @@ option::options! {
         Federation {
             /// Whether this server talks to others at all.
             enabled: bool = "true";
+            /// The servers that this one talks to, and no others; `*` stands for any text, `?` for one letter.
+            /// Without any it talks to all.
+            allow: Vec<String> = "[]" like "[\"friends.example\", \"*.school.example\"]";
+            /// Servers that this one does not talk to, whatever `allow` says.
+            deny: Vec<String> = "[]" like "[\"*.spam.example\"]";
             /// Whether the server may connect to addresses of this machine and of the home network. Leave it
             /// off unless this is a test bed: strangers decide what the server connects to.
             allow_private_addresses: bool = "false";

@@ -180,8 +180,8 @@ impl Outbound {
     /// Whom the row at a position is for.
     fn addressed(&self, at: Position, row: &OutboxRow) -> Result<Vec<(OwnedServerName, Item)>> {
         let to = |servers: Vec<OwnedServerName>, item: Item| {
-            let servers = crate::remote::candidates(&self.rooms.config, servers);
-            servers.into_iter().map(|server| (server, item)).collect()
+            let servers = crate::remote::candidates(&self.rooms.config, servers).into_iter();
+            servers.filter(|server| self.rooms.remote.permitted.is(server)).map(|server| (server, item)).collect()
         };
         Ok(match row {
             OutboxRow::Pdu(number) => {

@@ -119,7 +119,8 @@ impl Outbound {
 
     /// Sends something now to those of some servers that answer.
     fn pass(self: &Arc<Self>, servers: Vec<OwnedServerName>, edu: &str) {
-        for server in servers {
+        let permitted = &self.rooms.remote.permitted;
+        for server in servers.into_iter().filter(|server| permitted.is(server)) {
             let destination = self.destination(&server);
             if self.rooms.remote.back_off.until(&server, self.rooms.clock.now()).is_none() {
                 destination.queue.lock().pass(edu.to_owned());

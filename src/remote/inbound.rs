@@ -45,6 +45,9 @@ pub async fn origin(
     if header.origin == *own {
         return Err(unauthorized("the request claims to come from this very server"));
     }
+    if !remote.permitted.is(&header.origin) {
+        return Err(Error::forbidden(format!("this server does not talk to {}", header.origin)));
+    }
     let content = match body.is_empty() {
         true => None,
         false => Some(canonical::parse(body, Numbers::Lax).map_err(|error| Error::not_json(error.to_string()))?),

@@ -21,7 +21,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{Patience, Remote, RemoteError};
+use super::{Patience, Remote, RemoteError, permitted::Permitted};
 use crate::{
     error::Result,
     protocol::{
@@ -46,6 +46,7 @@ const IN_MEMORY: u64 = 400;
 /// The keys that are known.
 pub struct Keys {
     store: Store,
+    permitted: Arc<Permitted>,
     cache: Cache<(String, String), ServerKeyRow>,
     /// Servers that are being asked: whoever wants the same waits instead of asking again.
     asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
@@ -85,13 +86,16 @@ pub enum Purpose {
 
 impl Keys {
     /// What the store has; of it about so many bytes stay in memory.
-    pub(super) fn new(store: Store, memory: u64) -> Self {
+    pub(super) fn new(store: Store, permitted: Arc<Permitted>, memory: u64) -> Self {
         let cache = Cache::new(usize::try_from(memory / IN_MEMORY).unwrap_or(usize::MAX));
-        Self { store, cache, asking: Mutex::default() }
+        Self { store, permitted, cache, asking: Mutex::default() }
     }
 
     /// A key that is known and fit for the purpose.
     pub fn known(&self, server: &ServerName, key_id: &str, purpose: Purpose) -> Option<PublicKey> {
+        if !self.permitted.is(server) {
+            return None;
+        }
         let at = (server.as_str().to_owned(), key_id.to_owned());
         let row = match self.cache.get(&at) {
             Some(row) => row,
@@ -196,6 +200,9 @@ impl Remote {
     }
 
     async fn fetch_keys(&self, server: &ServerName, key_id: &str, purpose: Purpose) {
+        if !self.permitted.is(server) {
+            return;
+        }
         let asking = self.keys.asking(server);
         let _alone = asking.lock().await;
         if self.keys.known(server, key_id, purpose).is_some() {
@@ -250,6 +257,10 @@ impl Remote {
         let statement: Statement = canonical::from_value(&value).map_err(nonsense)?;
         if statement.server_name != *server {
             return Err(RemoteError::Nonsense(format!("it speaks for {}", statement.server_name)));
+        }
+        // A statement that no key has signed could come from anybody.
+        if !statement.verify_keys.keys().any(|id| id.starts_with("ed25519:")) {
+            return Err(RemoteError::Nonsense("it has no key that this server understands".to_owned()));
         }
         for (key_id, key) in statement.verify_keys.iter().filter(|(id, _)| id.starts_with("ed25519:")) {
             let public = PublicKey::from_base64(&key.key);

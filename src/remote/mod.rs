@@ -10,6 +10,7 @@ pub mod https;
 pub mod inbound;
 pub mod keys;
 pub mod own_key;
+pub mod permitted;
 pub mod tls;
 pub mod transport;
 pub mod x_matrix;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 use self::{
     back_off::BackOff,
     keys::Keys,
+    permitted::Permitted,
     transport::{Answer, Body, Failure, Outgoing, Transport, WebRequest},
     x_matrix::Signed,
 };
@@ -65,6 +67,8 @@ pub struct Remote {
     pub store: Store,
     /// The key of this server.
     pub key: Arc<KeyPair>,
+    /// Whom this server talks to.
+    pub permitted: Arc<Permitted>,
     /// The keys of the others.
     pub keys: Keys,
     /// Who is being left alone.
@@ -75,6 +79,11 @@ pub struct Remote {
 /// Why another server's help is not to be had.
 #[derive(Debug)]
 pub enum RemoteError {
+    /// The configuration does not permit it.
+    NotPermitted {
+        /// Whether it permits anybody else.
+        anybody: bool,
+    },
     /// The server is being left alone until then (milliseconds since the epoch).
     LeftAlone {
         /// When it will be asked again.
@@ -100,6 +109,8 @@ pub enum RemoteError {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotPermitted { anybody: true } => f.write_str("this server does not talk to it"),
+            Self::NotPermitted { anybody: false } => f.write_str("this server does not talk to other servers"),
             Self::LeftAlone { .. } => f.write_str("it did not answer lately and is asked again later"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Refused { status, errcode, message, .. } => {
@@ -141,8 +152,9 @@ impl Remote {
     ) -> Result<Self> {
         let back_off = BackOff::load(&store)?;
         // A quarter each is for addresses and for rooms that this server is not in.
-        let keys = Keys::new(store.clone(), memory::share(&config, memory::Share::Remote) / 2);
-        Ok(Self { config, clock, chance, store, key, keys, back_off, transport })
+        let permitted = Arc::new(Permitted::new(&config));
+        let keys = Keys::new(store.clone(), Arc::clone(&permitted), memory::share(&config, memory::Share::Remote) / 2);
+        Ok(Self { config, clock, chance, store, key, permitted, keys, back_off, transport })
     }
 
     /// Sends a signed request.
@@ -244,6 +256,9 @@ impl Remote {
         patience: Patience,
         signed: bool,
     ) -> Result<Outgoing, RemoteError> {
+        if !self.permitted.is(to) {
+            return Err(RemoteError::NotPermitted { anybody: self.permitted.anybody() });
+        }
         let now = self.clock.now();
         if let Some(until) = self.back_off.until(to, now).filter(|_| !patience.insist) {
             return Err(RemoteError::LeftAlone { until });
@@ -379,6 +394,12 @@ impl RemoteError {
                     Some(Versioned { room_version }) => error.with("room_version", room_version),
                     None => error,
                 }
+            }
+            Self::NotPermitted { anybody: true } => {
+                Error::forbidden(format!("this server does not talk to {server}; its configuration forbids it"))
+            }
+            Self::NotPermitted { anybody: false } => {
+                Error::forbidden("this server does not talk to other servers; its configuration forbids it")
             }
             error => {
                 Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("{server} cannot help at the moment: {error}"))

@@ -7,6 +7,7 @@ mod joining;
 mod keys;
 mod notifications;
 mod outgoing;
+mod permitted;
 mod policy;
 mod presence;
 mod rooms;
