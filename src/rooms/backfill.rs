@@ -248,6 +248,18 @@ async fn keep(rooms: &Arc<Rooms>, room: &Arc<Room>, events: Vec<Event>) -> Resul
     Ok(())
 }
 
+/// The state before an event whose forerunners all have their place here.
+fn state_before(deciding: &mut Deciding<'_>, event: &Event) -> Result<Option<super::state::State>> {
+    let mut states = Vec::new();
+    for id in &event.prev_events {
+        match deciding.by_id(id)?.filter(|known| known.before.is_some() && known.room == deciding.room.number) {
+            Some(known) => states.push(deciding.state_after(&known)?),
+            None => return Ok(None),
+        }
+    }
+    if states.is_empty() { Ok(None) } else { deciding.resolve(&states).map(Some) }
+}
+
 fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Event>]) -> Result<()> {
     let mut numbers = Vec::new();
     for id in state {
@@ -259,6 +271,10 @@ fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Eve
         false => deciding.state_of(&numbers)?,
     };
     for event in events {
+        // Some of what comes right before it may have been here already.
+        if let Some(own) = state_before(deciding, event)? {
+            before = own;
+        }
         let standing = match deciding.check_at(&before, event) {
             Ok(()) => Standing::Accepted,
             Err(_) => Standing::Rejected,

@@ -207,6 +207,10 @@ async fn after_a_long_outage_newcomers_are_heard() {
     let (ann, bob, cat) = (a.with_user("ann").await, b.with_user("bob").await, b.with_user("cat").await);
     let id = public_room(&bob, RoomVersionId::V11).await;
     join(&ann, &id, &b).await;
+    say(&bob, &id, "before").await;
+    hears(&a, &id, &["before"]).await;
+    let sync = "/_matrix/client/v3/sync?timeout=0";
+    let since = ann.get(sync).await.ok()["next_batch"].as_str().expect("a token").to_owned();
     network.away(&a);
     cat.post(&format!("/_matrix/client/v3/rooms/{id}/join"), json!({})).await.ok();
     for number in 0..250 {
@@ -223,4 +227,25 @@ async fn after_a_long_outage_newcomers_are_heard() {
     let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), heard).await;
     assert!(in_time.is_ok(), "a has {:?}, and {:?} wait", messages(&a, &id), waiting(&a));
     assert_eq!(state(&a, &id), state(&b, &id));
+    // Ann is told that something is missing, and finds it where she is told to look.
+    let whole = "filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A500%7D%7D%7D";
+    let room = ann.get(&format!("{sync}&since={since}&{whole}")).await.ok()["rooms"]["join"][id.as_str()].clone();
+    assert_eq!(room["timeline"]["limited"], true);
+    let bodies = |events: &Value| -> Vec<String> {
+        let events = events.as_array().expect("events").iter();
+        events.filter_map(|event| event["content"]["body"].as_str().map(str::to_owned)).collect()
+    };
+    let mut said = bodies(&room["timeline"]["events"]);
+    let mut from = room["timeline"]["prev_batch"].as_str().expect("a token").to_owned();
+    for _ in 0..10 {
+        let path = format!("/_matrix/client/v3/rooms/{id}/messages?dir=b&limit=100&from={from}");
+        let page = ann.get(&path).await.ok();
+        let mut before = bodies(&page["chunk"]);
+        before.reverse();
+        said.splice(..0, before);
+        let Some(end) = page["end"].as_str() else { break };
+        from = end.to_owned();
+    }
+    let all: Vec<String> = ["before".to_owned()].into_iter().chain((0..250).map(|number| number.to_string())).collect();
+    assert_eq!(said[..said.len() - 1], all);
 }
