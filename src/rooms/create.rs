@@ -137,12 +137,6 @@ fn plan(rooms: &Rooms, creator: &UserId, request: Request) -> Result<Plan> {
     if request.initial_state.len() > MOST_INITIAL_STATE {
         return Err(Error::invalid_param(format!("initial_state may hold {MOST_INITIAL_STATE} events")));
     }
-    if !request.invite_3pid.is_empty() {
-        return Err(Error::bad_request(
-            "M_THREEPID_DENIED",
-            "this server cannot invite by e-mail address or phone number; invite a Matrix ID",
-        ));
-    }
     let alias = request
         .room_alias_name
         .as_ref()

@@ -50,6 +50,7 @@ pub mod send;
 pub mod spaces;
 pub mod state;
 pub mod summary;
+pub mod third_party;
 pub mod token;
 pub mod upgrade;
 pub mod view;

@@ -53,15 +53,17 @@ impl Partials {
 pub async fn whole(rooms: &Rooms, room: &Room) -> Result<()> {
     let mut over = rooms.partial.over.subscribe();
     let wait = async {
-        while room.is_partial() {
+        // The row is there until the last of them can be read.
+        while room.is_partial() || rooms.store.contains(PARTIAL_ROOMS, &room.number)? {
             if over.changed().await.is_err() {
-                return;
+                break;
             }
         }
+        Ok::<_, Error>(())
     };
-    tokio::time::timeout(LONGEST_WAIT, wait).await.map_err(|_| {
+    tokio::time::timeout(LONGEST_WAIT, wait).await.unwrap_or_else(|_| {
         let message = "the members of this room are still on their way from other servers; try again later";
-        Error::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
+        Err(Error::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message))
     })
 }
 

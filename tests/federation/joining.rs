@@ -7,7 +7,7 @@ use ingle::{
         canonical::{self, Object},
         compose::Draft,
     },
-    rooms::{append::NewEvent, completing, inbox, intake},
+    rooms::{append::NewEvent, completing, inbox, intake, partial},
     store::schema::rooms::ROOM_SERVERS,
     tasks,
 };
@@ -57,7 +57,8 @@ async fn until(server: &Server, what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 async fn whole(server: &Server, room: &str) {
-    until(server, "all members", || !is_partial(server, room)).await;
+    let id = <&ruma::RoomId>::try_from(room).expect("a room ID");
+    partial::whole_by_id(&server.ctx.rooms, id).await.expect("all members");
 }
 
 /// Waits until somebody's server knows that another has joined.

@@ -13,4 +13,5 @@ mod presence;
 mod rooms;
 mod signed;
 mod simulation;
+mod third_party;
 mod wire;

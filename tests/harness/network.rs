@@ -14,7 +14,7 @@ use ingle::{
     config::Config,
     http::Http,
     protocol::sign::KeyPair,
-    remote::transport::{Answer, Exchange, Failure, Outgoing, Transport},
+    remote::transport::{Answer, Exchange, Failure, Outgoing, Transport, WebRequest},
     store::Store,
     tasks,
 };
@@ -35,9 +35,14 @@ struct Inner {
     servers: Mutex<HashMap<String, Arc<Http>>>,
     /// Servers that nobody can reach at present.
     away: Mutex<BTreeSet<String>>,
+    /// Sites of the web, by host.
+    sites: Mutex<HashMap<String, Site>>,
     /// What Ingle does not answer itself, by server and path.
     answers: Mutex<HashMap<(String, String), Arc<Answering>>>,
 }
+
+/// A web site: what it answers to a request.
+type Site = Arc<dyn Fn(&WebRequest) -> (StatusCode, Value) + Send + Sync>;
 
 type Answering = dyn Fn(&Value) -> (StatusCode, Value) + Send + Sync;
 
@@ -98,6 +103,11 @@ impl Network {
         self.inner.answers.lock().insert(place, Arc::new(how));
     }
 
+    /// A site of the web that the servers can reach.
+    pub fn site(&self, host: &str, answer: impl Fn(&WebRequest) -> (StatusCode, Value) + Send + Sync + 'static) {
+        self.inner.sites.lock().insert(host.to_owned(), Arc::new(answer));
+    }
+
     /// Cuts a server off, until [`Network::back`].
     pub fn away(&self, server: &Server) {
         self.inner.away.lock().insert(server.ctx.config.server_name.to_string());
@@ -138,6 +148,15 @@ impl Transport for Network {
                 true => Err(Failure::TooLarge),
                 false => Ok(Answer { status: parts.status, headers: parts.headers, body }),
             }
+        })
+    }
+
+    fn web(&self, request: WebRequest) -> Exchange<'_> {
+        let site = self.inner.sites.lock().get(request.uri.host().unwrap_or_default()).cloned();
+        Box::pin(async move {
+            let site = site.ok_or_else(|| Failure::Unreachable("there is no such site".to_owned()))?;
+            let (status, body) = site(&request);
+            Ok(Answer { status, headers: Default::default(), body: body.to_string().into() })
         })
     }
 }

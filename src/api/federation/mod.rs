@@ -11,6 +11,7 @@ mod openid;
 mod public;
 mod query;
 mod send;
+mod third_party;
 mod version;
 
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub fn routes(to: &mut Routes) {
         .add(membership::make_knock)
         .add(membership::send_knock)
         .add(invite::invite)
+        .add(third_party::bound)
+        .add(third_party::exchange)
         .add(public::rooms)
         .add(public::search)
         .add(public::hierarchy)

@@ -17,7 +17,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::User,
-    rooms::{access, append::Deciding, doors, membership, partial},
+    rooms::{access, append::Deciding, doors, membership, partial, third_party},
     store::schema::numbers,
 };
 
@@ -33,13 +33,17 @@ pub async fn joined_rooms(ctx: Ctx, user: User, _: joined_rooms::v3::Request) ->
 /// Invites somebody.
 pub async fn invite(ctx: Ctx, user: User, req: invite_user::v3::Request) -> Result<invite_user::v3::Response> {
     user.may_act()?;
-    let InvitationRecipient::UserId(guest) = req.recipient else {
-        let message = "this server cannot invite by e-mail address or phone number; invite a Matrix ID";
-        return Err(Error::bad_request("M_THREEPID_DENIED", message));
-    };
     let room = ctx.rooms.joined(&req.room_id, &user.id)?;
     partial::whole(&ctx.rooms, &room).await?;
-    doors::invite(&ctx.rooms, &room, &user.id, &guest.user_id, false, guest.reason.as_deref()).await?;
+    match &req.recipient {
+        InvitationRecipient::UserId(guest) => {
+            doors::invite(&ctx.rooms, &room, &user.id, &guest.user_id, false, guest.reason.as_deref()).await?;
+        }
+        InvitationRecipient::ThirdPartyId(guest) => {
+            third_party::invite(&ctx.rooms, &room, &user.id, guest, false).await?;
+        }
+        _ => return Err(Error::invalid_param("name a user, or an address or phone number")),
+    }
     Ok(invite_user::v3::Response::new())
 }
 
