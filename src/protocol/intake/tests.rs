@@ -181,7 +181,7 @@ fn signed(event: &Event, policy: &PolicyServer, rules: &Rules) -> Event {
 #[test]
 fn the_policy_server_of_a_room_is_asked_about_what_it_has_not_signed() {
     let policy = format!(
-        r#"+policy @ann policy {{"via":"p","public_keys":{{"ed25519":"{}"}}}} <- cat"#,
+        r#"+policy @bob policy {{"via":"p","public_keys":{{"ed25519":"{}"}}}} <- cat"#,
         policy_key().public().to_base64()
     );
     check(
@@ -202,7 +202,7 @@ fn the_policy_server_of_a_room_is_asked_about_what_it_has_not_signed() {
         &format!("{policy}\nx @cat topic tea"),
         expect!["x after policy rejected: this needs a power level of 50, and the sender has 0"],
     );
-    check(&format!("{policy}\nx @ann policy {{}}"), expect!["x after policy accepted"]);
+    check(&format!("{policy}\nx @bob policy {{}}"), expect!["x after policy accepted"]);
 }
 
 fn check(lines: &str, expected: Expect) {
