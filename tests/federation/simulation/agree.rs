@@ -51,6 +51,20 @@ pub fn check(world: &mut World) {
     }
 }
 
+/// Whether a server waits in vain for the members of a room: the others have removed it, and answer it no more.
+pub fn waits_in_vain(world: &World, house: usize, id: &str) -> bool {
+    let is_partial = |server: &Server| {
+        let room = server.ctx.rooms.find(id.try_into().expect("a room ID"));
+        room.is_ok_and(|room| room.is_partial())
+    };
+    let name = &world.houses[house].name;
+    let others = (0..world.houses.len()).filter(|other| *other != house);
+    world.server(house).is_some_and(is_partial)
+        && others
+            .filter_map(|other| copy(world, other, id))
+            .all(|copy| !copy.servers.iter().any(|server| server == name))
+}
+
 /// The events of a room as a server shows them, oldest first.
 pub fn timeline(server: &Server, room: RoomNo) -> Vec<String> {
     let rows = server.ctx.store.scan(TIMELINE, &(room,));

@@ -74,6 +74,8 @@ pub fn check(world: &mut World, person: usize) {
     let joined = get("/_matrix/client/v3/joined_rooms").ok();
     let mut joined: Vec<String> =
         list(&joined["joined_rooms"]).filter_map(|id| Some(id.as_str()?.to_owned())).collect();
+    // Whoever does not load members on demand is told of a room when they are there.
+    joined.retain(|id| !super::agree::waits_in_vain(world, world.people[person].house, id));
     joined.sort();
     let follower = &world.people[person].follower;
     let known: Vec<_> = follower.rooms.keys().cloned().collect();
