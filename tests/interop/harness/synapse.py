@@ -25,7 +25,7 @@ class Synapse(Server):
         # Clients that hang up or log out, and keys that are replaced in the middle of a login.
         r"|Not sending response to request|Invalid access token|during the UI authentication session"
         # Its own affairs.
-        r"|Background process 'task-update_join_states'"
+        r"|Background process 'task-update_join_states'|synapse\.(storage\.database|logging\.context|util\.|metrics)"
     )
 
     def configure(self):
