@@ -16,6 +16,8 @@ use super::{client, world::World};
 use crate::harness::Server;
 
 type Named = BTreeMap<(String, String), OwnedEventId>;
+/// What comes right before each event.
+type Graph = BTreeMap<OwnedEventId, Vec<OwnedEventId>>;
 
 /// A room as one server has it.
 struct Copy {
@@ -34,6 +36,7 @@ pub fn check(world: &mut World) {
     for place in 0..world.places.len() {
         let id = world.places[place].id.clone();
         let copies: Vec<Copy> = (0..world.houses.len()).filter_map(|house| copy(world, house, &id)).collect();
+        let graph = graph(&copies);
         for (at, one) in copies.iter().enumerate() {
             // A server that was removed while it could not be reached may never learn of it, for nobody answers
             // its questions any more: only those who believe each other to be in the room can agree.
@@ -41,8 +44,8 @@ pub fn check(world: &mut World) {
             for other in copies[at + 1..].iter().filter(|other| sees(one, other) && sees(other, one)) {
                 same_state(&id, one, other);
                 same_judgement(&id, one, other);
-                same_events(&id, one, other);
-                same_events(&id, other, one);
+                same_events(&id, &graph, one, other);
+                same_events(&id, &graph, other, one);
             }
         }
     }
@@ -171,8 +174,15 @@ fn explain(copy: &Copy, event: &ruma::EventId, depth: usize) -> Vec<String> {
     lines
 }
 
+/// The graph of a room as all servers together know it. Each of them may have been out of the room for a while, and
+/// lacks what happened meanwhile.
+fn graph(copies: &[Copy]) -> Graph {
+    let events = copies.iter().flat_map(|copy| &copy.placed);
+    events.map(|(event, known)| (event.clone(), known.event.prev_events.clone())).collect()
+}
+
 /// What one server has, another that is in the room has too, unless it happened before it came.
-fn same_events(id: &str, one: &Copy, other: &Copy) {
+fn same_events(id: &str, graph: &Graph, one: &Copy, other: &Copy) {
     // Where the other one's knowledge of the graph begins: its joins that rest on what it does not have.
     let begins = other
         .placed
@@ -181,8 +191,8 @@ fn same_events(id: &str, one: &Copy, other: &Copy) {
     let mut open: Vec<OwnedEventId> = begins.map(|known| known.event.event_id.clone()).collect();
     let mut before = BTreeSet::new();
     while let Some(event) = open.pop() {
-        let Some(known) = one.placed.get(&event).or_else(|| other.placed.get(&event)) else { continue };
-        open.extend(known.event.prev_events.iter().filter(|prev| before.insert((*prev).clone())).cloned());
+        let prev_events = graph.get(&event).into_iter().flatten();
+        open.extend(prev_events.filter(|prev| before.insert((*prev).clone())).cloned());
     }
     let missing = one.placed.iter().filter(|(event, known)| {
         known.standing == Standing::Accepted && !before.contains(*event) && !other.placed.contains_key(*event)
