@@ -216,7 +216,7 @@ enum Pause {
     NeedGap { before: BTreeSet<OwnedEventId>, missing: BTreeSet<OwnedEventId> },
     Need(BTreeSet<OwnedEventId>),
     NeedState(OwnedEventId),
-    NeedApproval { policy: PolicyServer, events: Vec<Arc<Event>> },
+    NeedApproval { policy: Box<PolicyServer>, events: Vec<Arc<Event>> },
     Fail(Unjudged),
 }
 
@@ -292,7 +292,7 @@ impl Intake {
             Pause::NeedState(id) => Step::NeedState(id),
             Pause::NeedApproval { policy, events } => {
                 self.policed.extend(events.iter().map(|event| event.event_id.clone()));
-                Step::NeedApproval { policy, events }
+                Step::NeedApproval { policy: *policy, events }
             }
             Pause::Fail(why) => Step::Done(Err(why)),
         }
@@ -322,7 +322,7 @@ impl Intake {
             out.push(Judged { event, verdict, before });
         }
         if let Some(policy) = court.policy.filter(|_| !court.unapproved.is_empty()) {
-            return Err(Pause::NeedApproval { policy, events: court.unapproved });
+            return Err(Pause::NeedApproval { policy: Box::new(policy), events: court.unapproved });
         }
         // Nothing rests on the event itself, so its place may as well be the last.
         match out.iter().position(|judged| judged.event.event_id == self.target.event_id) {
