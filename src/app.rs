@@ -16,6 +16,7 @@ use crate::{
     protocol::sign::KeyPair,
     remote::{
         Remote,
+        own_key::OwnKeys,
         transport::{Island, Transport},
     },
     rooms::Rooms,
@@ -57,19 +58,22 @@ pub const SWEEPS: &[Sweep] = &[one_time_keys::sweep];
 pub type Ctx = Arc<App>;
 
 impl App {
-    /// The server over this store, which signs with `key` and reaches others over `transport`.
+    /// The server over this store, which signs with `keys` and reaches others over `transport`.
     pub fn new(
         config: Config,
         clock: Clock,
         chance: Chance,
         store: Store,
-        key: KeyPair,
+        keys: impl Into<OwnKeys>,
         transport: Arc<dyn Transport>,
     ) -> Result<Ctx> {
-        let (config, key) = (Arc::new(config), Arc::new(key));
+        let OwnKeys { pair, given_up } = keys.into();
+        let (config, key) = (Arc::new(config), Arc::new(pair));
         let users = Users::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone());
         let e2ee = users.e2ee.clone();
-        let remote = Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
+        let mut remote =
+            Remote::new(Arc::clone(&config), clock.clone(), chance.clone(), store.clone(), key, transport)?;
+        remote.given_up = given_up;
         let remote = Arc::new(remote);
         let memory = memory::share(&config, memory::Share::Rooms);
         let rooms = Arc::new(Rooms::new(users.clone(), Arc::clone(&remote), memory));

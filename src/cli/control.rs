@@ -22,7 +22,9 @@ use crate::{
     admin::{accounts, notices, status},
     app::Ctx,
     config::Config,
-    error, server,
+    error,
+    remote::own_key,
+    server,
 };
 
 /// The name of the socket in the data folder.
@@ -75,6 +77,8 @@ pub enum Wish {
     },
     /// Make an archive of the store.
     MakeArchive,
+    /// Make a new key, for the next start.
+    RotateKey,
     /// Say how the store is.
     Status,
 }
@@ -197,6 +201,12 @@ async fn attempt(ctx: &Ctx, wish: &Wish) -> error::Result<Value> {
             let store = ctx.store.clone();
             let made = tokio::task::spawn_blocking(move || store.archive()).await.map_err(error::Error::internal)?;
             json!(made?)
+        }
+        Wish::RotateKey => {
+            let (folder, seed) = (ctx.config.data_dir.clone(), ctx.chance.bytes());
+            let made = tokio::task::spawn_blocking(move || own_key::rotate(&folder, seed));
+            let made = made.await.map_err(error::Error::internal)?;
+            json!(made.map_err(|why| error::Error::invalid_param(why.to_string()))?)
         }
         Wish::Status => {
             let (store, clock) = (ctx.store.clone(), ctx.clock.clone());

@@ -7,6 +7,7 @@ mod backup;
 mod check;
 mod config;
 mod control;
+mod key;
 mod notice;
 mod serve;
 mod start;
@@ -76,6 +77,9 @@ enum Command {
     /// Make, prove and restore backups
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Change the key with which the server signs what it says to other servers
+    #[command(subcommand)]
+    Key(key::Command),
     /// Say whether what is kept is in order, what was noticed at the last start, and how old the newest backup is
     Status {
         /// Print JSON, for programs
@@ -112,6 +116,7 @@ pub fn run() -> ExitCode {
         Command::User(command) => place.config().and_then(|config| user::run(config, command)),
         Command::Notice(command) => place.config().and_then(|config| notice::run(config, command)),
         Command::Backup(command) => place.config().and_then(|config| backup::run(config, command)),
+        Command::Key(command) => place.config().and_then(|config| key::run(config, &command)),
         Command::Status { json } => place.config().and_then(|config| status::run(config, json)),
         Command::Config(command) => config::run(&command),
     };

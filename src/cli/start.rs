@@ -32,9 +32,10 @@ pub async fn open(config: Config, accept_loss: bool) -> Result<Ctx, String> {
     let store = Store::open(options).map_err(|error| error.to_string())?;
     admin::identity::settle(&store, &config.server_name).await.map_err(|error| error.message.to_string())?;
     let (clock, chance) = (Clock::system(), Chance::system());
-    let key = own_key::load_or_create(&config.data_dir, chance.bytes()).map_err(|error| error.to_string())?;
+    let keys = own_key::load_or_create(&config.data_dir, chance.bytes(), clock.now());
+    let keys = keys.map_err(|error| error.to_string())?;
     let transport = transport(&config, &clock)?;
-    App::new(config, clock, chance, store, key, transport).map_err(|error| format!("{error:?}"))
+    App::new(config, clock, chance, store, keys, transport).map_err(|error| format!("{error:?}"))
 }
 
 /// Where the store is and what it may use.

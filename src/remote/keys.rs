@@ -21,7 +21,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use super::{Patience, Remote, RemoteError, permitted::Permitted};
+use super::{Patience, Remote, RemoteError, is_own, own_key::GivenUp, permitted::Permitted};
 use crate::{
     error::Result,
     protocol::{
@@ -140,22 +140,37 @@ impl Keys {
 impl Remote {
     /// A key of a server, from memory or from the network.
     pub async fn key_of(&self, server: &ServerName, key_id: &str, purpose: Purpose) -> Option<PublicKey> {
-        if *server == *self.config.server_name {
-            return (self.key.id() == key_id).then(|| self.key.public());
-        }
-        if let Some(key) = self.keys.known(server, key_id, purpose) {
+        if let Some(key) = self.known_key(server, key_id, purpose) {
             return Some(key);
+        }
+        if is_own(&self.config, server) {
+            return None;
         }
         self.fetch_keys(server, key_id, purpose).await;
         self.keys.known(server, key_id, purpose)
+    }
+
+    /// A key of a server, this one or another, that is known and fit for the purpose.
+    pub fn known_key(&self, server: &ServerName, key_id: &str, purpose: Purpose) -> Option<PublicKey> {
+        if !is_own(&self.config, server) {
+            return self.keys.known(server, key_id, purpose);
+        }
+        if self.key.id() == key_id {
+            return Some(self.key.public());
+        }
+        let fit = |old: &&GivenUp| match purpose {
+            Purpose::Now(_) => false,
+            Purpose::Event(sent) => old.since >= sent,
+            Purpose::AnyTime => true,
+        };
+        self.given_up.iter().filter(|old| old.id == key_id).find(fit).map(|old| old.public.clone())
     }
 
     /// Makes sure, as far as possible, that all these keys are known; servers are asked at the same time.
     pub async fn prepare_keys(&self, wanted: impl IntoIterator<Item = (OwnedServerName, String, Purpose)>) {
         let mut servers: BTreeMap<OwnedServerName, (String, Purpose)> = BTreeMap::new();
         for (server, key_id, purpose) in wanted {
-            let own = *server == *self.config.server_name;
-            if !own && self.keys.known(&server, &key_id, purpose).is_none() {
+            if !is_own(&self.config, &server) && self.keys.known(&server, &key_id, purpose).is_none() {
                 servers.insert(server, (key_id, purpose));
             }
         }
@@ -167,13 +182,18 @@ impl Remote {
 
     /// What this server says of its own keys, signed. Spec: server-server-api#get_matrixkeyv2server
     pub fn own_keys(&self) -> Object {
-        let own = Object::from([("key".to_owned(), self.key.public().to_base64().into())]);
-        let keys = Object::from([(self.key.id(), canonical::Value::Object(own))]);
+        let key = |key: &PublicKey| Object::from([("key".to_owned(), key.to_base64().into())]);
+        let keys = Object::from([(self.key.id(), canonical::Value::Object(key(&self.key.public())))]);
+        let old = self.given_up.iter().map(|old| {
+            let mut key = key(&old.public);
+            key.insert("expired_ts".to_owned(), canonical::unsigned(old.since));
+            (old.id.clone(), canonical::Value::Object(key))
+        });
         let mut object = Object::from([
             ("server_name".to_owned(), self.config.server_name.as_str().into()),
             ("valid_until_ts".to_owned(), canonical::unsigned(self.clock.now() + OWN_VALIDITY)),
             ("verify_keys".to_owned(), canonical::Value::Object(keys)),
-            ("old_verify_keys".to_owned(), canonical::Value::Object(Object::new())),
+            ("old_verify_keys".to_owned(), canonical::Value::Object(old.collect())),
         ]);
         sign_json(&mut object, self.config.server_name.as_str(), &self.key);
         object
@@ -184,7 +204,7 @@ impl Remote {
     ///
     /// Spec: server-server-api#querying-keys-through-another-server
     pub async fn vouch(&self, server: &ServerName, valid_until: u64) -> Result<Option<Object>> {
-        if *server == *self.config.server_name {
+        if is_own(&self.config, server) {
             return Ok(Some(self.own_keys()));
         }
         let kept = || self.store.get(SERVER_STATEMENTS, &server.as_str().to_owned());

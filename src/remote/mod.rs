@@ -32,6 +32,7 @@ use serde::Deserialize;
 use self::{
     back_off::BackOff,
     keys::Keys,
+    own_key::GivenUp,
     permitted::Permitted,
     transport::{Answer, Body, Failure, Outgoing, Transport, WebRequest},
     x_matrix::Signed,
@@ -67,6 +68,8 @@ pub struct Remote {
     pub store: Store,
     /// The key of this server.
     pub key: Arc<KeyPair>,
+    /// Keys that this server has signed with before.
+    pub given_up: Vec<GivenUp>,
     /// Whom this server talks to.
     pub permitted: Arc<Permitted>,
     /// The keys of the others.
@@ -154,7 +157,7 @@ impl Remote {
         // A quarter each is for addresses and for rooms that this server is not in.
         let permitted = Arc::new(Permitted::new(&config));
         let keys = Keys::new(store.clone(), Arc::clone(&permitted), memory::share(&config, memory::Share::Remote) / 2);
-        Ok(Self { config, clock, chance, store, key, permitted, keys, back_off, transport })
+        Ok(Self { config, clock, chance, store, key, given_up: Vec::new(), permitted, keys, back_off, transport })
     }
 
     /// Sends a signed request.

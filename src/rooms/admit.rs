@@ -60,10 +60,7 @@ fn keys(pdu: &Object, rules: &Rules) -> Vec<(OwnedServerName, String, Purpose)> 
 /// Checks one PDU whose keys have been fetched.
 fn check(remote: &Remote, pdu: Object, rules: &Rules) -> Result<Event> {
     let purpose = purpose(&pdu, rules);
-    let key = |server: &ServerName, id: &str| match *server == *remote.config.server_name {
-        true => (id == remote.key.id()).then(|| remote.key.public()),
-        false => remote.keys.known(server, id, purpose),
-    };
+    let key = |server: &ServerName, id: &str| remote.known_key(server, id, purpose);
     admit(pdu, rules, key).map_err(|dropped| Error::forbidden(dropped.to_string()))
 }
 

@@ -7,6 +7,7 @@ mod joining;
 mod keys;
 mod notifications;
 mod outgoing;
+mod own_keys;
 mod permitted;
 mod policy;
 mod presence;

@@ -14,7 +14,10 @@ use ingle::{
     config::Config,
     http::Http,
     protocol::sign::KeyPair,
-    remote::transport::{Answer, Exchange, Failure, Outgoing, Transport, WebRequest},
+    remote::{
+        own_key::OwnKeys,
+        transport::{Answer, Exchange, Failure, Outgoing, Transport, WebRequest},
+    },
     store::Store,
     tasks,
 };
@@ -80,12 +83,17 @@ impl Network {
 
     /// Ends a server, and starts the program again on the same rows.
     pub async fn restart(&self, server: &Server) -> Server {
+        let remote = &server.ctx.remote;
+        self.restart_with(server, OwnKeys { pair: (*remote.key).clone(), given_up: remote.given_up.clone() }).await
+    }
+
+    /// The same with other keys of its own.
+    pub async fn restart_with(&self, server: &Server, keys: OwnKeys) -> Server {
         server.ctx.stop.cancel();
-        let App { config, clock, chance, store, remote, .. } = &*server.ctx;
-        let key = KeyPair::from_seed(remote.key.seed(), remote.key.version());
+        let App { config, clock, chance, store, .. } = &*server.ctx;
         let (config, clock, chance, store) = ((**config).clone(), clock.clone(), chance.clone(), store.clone());
         let name = config.server_name.to_string();
-        let app = App::new(config, clock, chance, store, key, Arc::new(self.clone()));
+        let app = App::new(config, clock, chance, store, keys, Arc::new(self.clone()));
         let server = Server::new(app.expect("the rows are good"));
         self.inner.servers.lock().insert(name, server.http.clone());
         tasks::start(&server.ctx);

@@ -215,3 +215,38 @@ fn a_long_poll_does_not_hold_a_stop_up() {
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200") && answer.contains("next_batch"), "{answer}");
     assert!(server.says("stopped").ends_with("stopped\n"), "nothing was cut: {}", server.seen);
 }
+
+#[test]
+fn a_new_key_takes_over_at_the_next_start() {
+    let home = home();
+    let keys = |server: &mut Running| {
+        let (status, text) = get(server.address(), "/_matrix/key/v2/server");
+        assert_eq!(status, 200);
+        let body = text.split("\r\n\r\n").nth(1).expect("a body");
+        let keys: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let names = |field: &str| keys[field].as_object().expect("keys").keys().cloned().collect::<Vec<_>>();
+        (names("verify_keys"), names("old_verify_keys"))
+    };
+    let mut server = Running::start(home.path(), "");
+    let (first, none) = keys(&mut server);
+    assert_eq!(none, Vec::<String>::new());
+    let rotate = || run(home.path(), &["-c", "ingle.toml", "key", "rotate"], "");
+    let (text, status) = rotate();
+    let second = text.split_whitespace().find(|word| word.starts_with("ed25519:")).expect("its name").to_owned();
+    assert_eq!(status, 0, "{text}");
+    let (text, status) = rotate();
+    assert!(status == 1 && text.contains("a new key waits"), "{text}");
+    assert_eq!(server.stop().1, 0);
+
+    let mut server = Running::start(home.path(), "");
+    assert_eq!(keys(&mut server), (vec![second.clone()], first.clone()));
+    assert_eq!(server.stop().1, 0);
+    // Also while it does not run.
+    assert_eq!(rotate().1, 0);
+    let mut server = Running::start(home.path(), "");
+    let (third, old) = keys(&mut server);
+    assert!(third != [second.clone()] && third != first);
+    assert_eq!(old.len(), 2);
+    assert!(old.contains(&second) && old.contains(&first[0]), "{old:?}");
+    assert_eq!(server.stop().1, 0);
+}

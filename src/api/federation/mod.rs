@@ -29,6 +29,8 @@ use crate::{
 pub fn routes(to: &mut Routes) {
     to.add(version::version)
         .add(keys::own)
+        // What old servers ask for; whichever key they name, they get all.
+        .also("/_matrix/key/v2/server/{key_id}")
         .add(keys::notary_one)
         .add(keys::notary_many)
         .add(send::transaction)
