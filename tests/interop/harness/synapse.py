@@ -64,6 +64,8 @@ class Synapse(Server):
             "rc_room_creation": plenty,
             "rc_presence": {"per_user": plenty},
             "rc_federation": {"window_size": 1000, "sleep_limit": 100_000, "reject_limit": 100_000, "concurrent": 100},
+            # It tries again within a request, and does not hear meanwhile that the other server is back.
+            "federation": {"max_long_retry_delay": "1s"},
             "experimental_features": {"msc4222_enabled": True},
         }
         log = {
