@@ -38,7 +38,11 @@ pub fn counted(text: &str) -> BTreeMap<String, u8> {
 pub fn fold(word: &str) -> String {
     let mut folded = match word.is_ascii() {
         true => word.to_ascii_lowercase(),
-        false => word.to_lowercase().nfkd().filter(|letter| !is_accent(*letter)).nfc().collect(),
+        // Taken apart first: what is left of a letter in bold may be a capital.
+        false => {
+            let letters = word.nfkd().collect::<String>().to_lowercase();
+            letters.chars().filter(|letter| !is_accent(*letter)).nfc().collect()
+        }
     };
     folded.truncate(beginning(&folded, LONGEST_WORD).len());
     folded
@@ -74,6 +78,7 @@ mod tests {
         check("Żółw, Ёлка; Ὀδυσσεύς", "zołw οδυσσευς елка");
         check("can't 3.14 ﬁsh #42", "3.14 42 can't fish");
         check("早上好", "上 好 早");
+        check("𝐇𝐞𝐥𝐥𝐨 ℌ Ⅷ", "h hello viii");
         check("🎉 -- …", "");
     }
 
