@@ -102,6 +102,14 @@ fn delegated(body: &[u8]) -> Option<OwnedServerName> {
     serde_json::from_slice::<WellKnown>(body).ok().map(|answer| answer.server)
 }
 
+/// Reads a `.well-known` answer: the name that it leads to, and for how many seconds that holds.
+pub fn delegation(headers: &HeaderMap, body: &[u8]) -> (Option<OwnedServerName>, u64) {
+    match delegated(body) {
+        Some(found) => (Some(found), age(headers)),
+        None => (None, FAILURE_AGE),
+    }
+}
+
 /// A `.well-known` answer and until when it holds (milliseconds since the epoch).
 type Remembered = (Option<OwnedServerName>, u64);
 
@@ -153,10 +161,7 @@ impl Discovery {
         }
         let answer = fetch(parts(name).host).await;
         let (found, seconds) = match &answer {
-            Some((headers, body)) => match delegated(body) {
-                Some(found) => (Some(found), age(headers)),
-                None => (None, FAILURE_AGE),
-            },
+            Some((headers, body)) => delegation(headers, body),
             None => (None, FAILURE_AGE),
         };
         self.well_known.insert(name.to_owned(), (found.clone(), now + seconds * 1_000));

@@ -1,0 +1,4 @@
+//! Fuzzes `globs` of `tests/bytes/properties.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ingle_fuzz::globs(bytes));

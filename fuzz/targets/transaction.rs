@@ -1,0 +1,4 @@
+//! Fuzzes `transaction` of `tests/bytes/properties.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ingle_fuzz::transaction(bytes));

@@ -1,0 +1,4 @@
+//! Fuzzes `x_matrix` of `tests/bytes/properties.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ingle_fuzz::x_matrix(bytes));
