@@ -160,22 +160,28 @@ async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &
     let request = get_room_state_ids::v1::Request::new(join.clone(), room.id.clone());
     let answer = rooms.remote.ask_with(server, request, ASK_IDS).await.map_err(|error| error.for_client(server))?;
     // What an event rests on may be missing too: without it the event is not believed.
-    let missing = missing(rooms, room, answer.pdu_ids.iter().chain(&answer.auth_chain_ids))?;
-    let ids = answer.pdu_ids;
-    let (to, from) = mpsc::channel(2);
-    let keep = tokio::spawn(keep(Arc::clone(rooms), Arc::clone(room), from));
-    if missing.len() > FEW {
-        let request = get_room_state::v1::Request::new(join, room.id.clone());
-        let body = rooms.remote.stream(server, request, ASK_STATE).await.map_err(|error| error.for_client(server))?;
-        let read = arriving::read(rooms, room.rules, body, &["pdus", "auth_chain"], to).await;
-        read.map_err(|error| error.for_client(server))?;
-    } else {
+    let missing_now = || missing(rooms, room, answer.pdu_ids.iter().chain(&answer.auth_chain_ids));
+    let missing_first = missing_now()?;
+    if (1..=FEW).contains(&missing_first.len()) {
         let servers: [OwnedServerName; 1] = [server.to_owned()];
-        let events = intake::events(rooms, room, &servers, missing).await;
+        let (to, from) = mpsc::channel(1);
+        let events = intake::events(rooms, room, &servers, missing_first).await;
         to.send(("pdus".into(), events)).await.ok();
         drop(to);
+        keep(Arc::clone(rooms), Arc::clone(room), from).await?;
     }
-    keep.await.map_err(Error::internal)??;
+    // What did not come one by one may have been lost on the way. Only of a whole answer it is certain that what
+    // is not in it, or not good, cannot be had.
+    if !missing_now()?.is_empty() {
+        let request = get_room_state::v1::Request::new(join, room.id.clone());
+        let body = rooms.remote.stream(server, request, ASK_STATE).await.map_err(|error| error.for_client(server))?;
+        let (to, from) = mpsc::channel(2);
+        let keep = tokio::spawn(keep(Arc::clone(rooms), Arc::clone(room), from));
+        let read = arriving::read(rooms, room.rules, body, &["pdus", "auth_chain"], to).await;
+        keep.await.map_err(Error::internal)??;
+        read.map_err(|error| error.for_client(server))?;
+    }
+    let ids = answer.pdu_ids;
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     heavy::run(move || entries(&rooms, &room, &ids)).await?
 }

@@ -151,6 +151,41 @@ async fn another_server_helps_when_the_first_is_gone() {
     assert_eq!(members(&bob, &room).await, EVERYBODY);
 }
 
+#[tokio::test]
+async fn members_that_get_lost_on_the_way_are_asked_for_again() {
+    let Scene { network, ann, bob, room, .. } = scene().await;
+    bob.join_via(&room, &ann.server).await.ok();
+    for event in state(&ann.server, &room) {
+        let path = format!("/_matrix/federation/v1/event/{event}");
+        network.answers(&ann.server, &path, |_| (http::StatusCode::BAD_GATEWAY, json!({})));
+    }
+    tasks::start(&bob.server.ctx);
+    whole(&bob.server, &room).await;
+    assert_eq!(members(&bob, &room).await, EVERYBODY);
+}
+
+#[tokio::test]
+async fn a_server_whose_only_join_does_not_count_is_not_in_the_room() {
+    let network = network();
+    let (a, b, c) = (network.server("a.example").await, network.server("b.example").await, network.server("c.example"));
+    let (ann, bob, cid) = (a.with_user("ann").await, b.with_user("bob").await, c.await.with_user("cid").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &a).await.ok();
+    whole(&b, &room).await;
+    // Here Cid's server gets to know the keys of Ann's.
+    let other = ann.create_room().with("preset", "public_chat").await;
+    cid.join_via(&other, &a).await.ok();
+    // Ann does not hear that Cid comes in, and closes the room.
+    network.away(&a);
+    a.ctx.clock.advance(Duration::from_secs(1));
+    cid.join_via(&room, &b).await.ok();
+    assert_eq!(servers(&b, &room), count(&[("a.example", 1), ("b.example", 1), ("c.example", 1)]));
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules/", quoted(&room));
+    ann.put(&path, json!({ "join_rule": "invite" })).await.ok();
+    until(&b, "no join", || !has(&b, &room, cid.id.as_str())).await;
+    assert_eq!(servers(&b, &room), count(&[("a.example", 1), ("b.example", 1)]));
+}
+
 fn has(server: &Server, room: &str, user: &str) -> bool {
     let rooms = &server.ctx.rooms;
     let id = <&ruma::RoomId>::try_from(room).expect("a room ID");

@@ -4,11 +4,11 @@ use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{
     error::Result,
-    rooms::{Head, append::StateDelta},
+    rooms::{Head, append::StateDelta, cache::Known},
     store::{
         Write,
         schema::{
-            numbers,
+            UserNo, numbers,
             rooms::{
                 DEPARTED, LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow,
             },
@@ -21,25 +21,13 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     let Some(member) = member(delta) else { return Ok(()) };
     let room = delta.room.number;
     let user = numbers::user(write, &member.user)?;
-    let before = write.get(USER_ROOMS, &(user, room))?;
-    let Some(new) = delta.new else {
-        write.delete(MEMBERS, &(room, user));
-        write.delete(USER_ROOMS, &(user, room));
-        return Ok(());
-    };
-    let row = MemberRow { membership: member.after.clone(), event: new.number };
-    write.put(MEMBERS, &(room, user), &row);
-    let (membership, event) = (member.after.clone(), new.number);
-    let forgotten = membership == MembershipState::Leave && before.as_ref().is_some_and(|row| row.forgotten);
-    write.put_at(USER_ROOMS, delta.slot, move |at| {
-        let (since, earlier) = match before {
-            Some(row) if row.membership == membership => (row.since, row.before),
-            row => (at, row.map(|row| row.membership)),
-        };
-        ((user, room), UserRoomRow { membership, event, since, before: earlier, forgotten })
-    });
-    if member.after != MembershipState::Invite && member.after != MembershipState::Knock {
-        write.delete(STRIPPED_STATE, &(user, room));
+    match delta.new {
+        Some(new) => note(write, delta, &member, user, new)?,
+        // Resolution has found that nothing was ever said of the user.
+        None => {
+            write.delete(MEMBERS, &(room, user));
+            write.delete(USER_ROOMS, &(user, room));
+        }
     }
     if delta.rooms.is_local(&member.user) {
         match member.after == MembershipState::Join {
@@ -53,6 +41,27 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
         (false, true) => count_server(write, delta, member.user.server_name(), 1)?,
         (true, false) => count_server(write, delta, member.user.server_name(), -1)?,
         _ => {}
+    }
+    Ok(())
+}
+
+/// Writes what a member event says of its user.
+fn note(write: &mut Write, delta: &StateDelta<'_>, member: &Member, user: UserNo, new: &Known) -> Result<()> {
+    let room = delta.room.number;
+    let before = write.get(USER_ROOMS, &(user, room))?;
+    let row = MemberRow { membership: member.after.clone(), event: new.number };
+    write.put(MEMBERS, &(room, user), &row);
+    let (membership, event) = (member.after.clone(), new.number);
+    let forgotten = membership == MembershipState::Leave && before.as_ref().is_some_and(|row| row.forgotten);
+    write.put_at(USER_ROOMS, delta.slot, move |at| {
+        let (since, earlier) = match before {
+            Some(row) if row.membership == membership => (row.since, row.before),
+            row => (at, row.map(|row| row.membership)),
+        };
+        ((user, room), UserRoomRow { membership, event, since, before: earlier, forgotten })
+    });
+    if member.after != MembershipState::Invite && member.after != MembershipState::Knock {
+        write.delete(STRIPPED_STATE, &(user, room));
     }
     Ok(())
 }
@@ -89,9 +98,8 @@ fn member(delta: &StateDelta<'_>) -> Option<Member> {
     if delta.kind != "m.room.member" {
         return None;
     }
-    let membership = |known: Option<&crate::rooms::cache::Known>| {
-        known.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave)
-    };
+    let membership =
+        |known: Option<&Known>| known.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave);
     Some(Member {
         user: UserId::parse(delta.state_key).ok()?,
         before: membership(delta.old),
