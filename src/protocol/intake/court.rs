@@ -150,11 +150,14 @@ impl<V: View> Court<'_, V> {
         let id = &event.event_id;
         self.judged.insert(id.clone(), (Verdict::Accepted, before.clone()));
         let mut ends = std::mem::take(&mut self.ends);
+        // The state after such an event is that after the end whose place it takes. Any other brings in the state of
+        // its branch, even if it is no state event itself.
+        let changes_nothing = !event.is_state() && matches!(&event.prev_events[..], [prev] if ends.contains(prev));
         graph::advance(&mut ends, event, |id| self.hidden(id));
         self.ends = ends;
         if self.ends.len() == 1 {
             self.current = Current::After(id.clone());
-        } else if event.is_state() {
+        } else if !changes_nothing {
             self.current = Current::OfEnds;
         }
     }

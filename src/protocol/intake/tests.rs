@@ -151,7 +151,8 @@ fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
                         Before::Nothing => String::new(),
                         Before::Unknown => String::new(),
                         Before::After(id) => format!(" after {}", name(&id)),
-                        Before::Current(_) | Before::State(_) => " with a state of its own".to_owned(),
+                        Before::Current(_) => " with the current state".to_owned(),
+                        Before::State(_) => " with a state of its own".to_owned(),
                     };
                     story.push(format!("{}{before} {verdict}", name(&event.event_id)));
                 }
@@ -282,6 +283,22 @@ fn where_branches_meet_the_state_is_resolved() {
          +two @bob message 2  <- cat
          x @cat message hello <- one two",
         expect!["x after one accepted"],
+    );
+}
+
+#[test]
+fn a_message_brings_in_the_state_of_its_branch() {
+    check(
+        "topic @bob topic mine            <- cat
+         +leave @bob member bob leave     <- cat
+         other @cat message from a branch <- topic
+         x @cat message hello             <- leave other",
+        expect![[r#"
+            need other
+            need topic
+            topic after cat soft-failed: @bob:a is not in the room
+            other after topic accepted
+            x with a state of its own accepted"#]],
     );
 }
 

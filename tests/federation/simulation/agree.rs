@@ -39,9 +39,11 @@ pub fn check(world: &mut World) {
         let graph = graph(&copies);
         for (at, one) in copies.iter().enumerate() {
             // A server that was removed while it could not be reached may never learn of it, for nobody answers
-            // its questions any more: only those who believe each other to be in the room can agree.
+            // its questions any more, and one that has left takes in nothing more: only those who believe each other
+            // and themselves to be in the room can agree.
             let sees = |one: &Copy, other: &Copy| one.servers.iter().any(|name| *name == *other.name);
-            for other in copies[at + 1..].iter().filter(|other| sees(one, other) && sees(other, one)) {
+            let agrees = |one: &Copy, other: &Copy| sees(one, one) && sees(one, other);
+            for other in copies[at + 1..].iter().filter(|other| agrees(one, other) && agrees(other, one)) {
                 same_state(&id, one, other);
                 same_judgement(&id, one, other);
                 same_events(&id, &graph, one, other);
