@@ -13,7 +13,7 @@ use ingle::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Network, Server, User, bodies, network, quoted};
+use crate::harness::{Network, Server, User, bodies, in_room, network, quoted};
 
 /// A room of Ann's with a name, in which there are others of her server and Cid of a third one.
 struct Scene {
@@ -149,6 +149,17 @@ async fn another_server_helps_when_the_first_is_gone() {
     tasks::start(&bob.server.ctx);
     whole(&bob.server, &room).await;
     assert_eq!(members(&bob, &room).await, EVERYBODY);
+}
+
+#[tokio::test]
+async fn a_server_whose_last_user_has_left_still_gives_the_members() {
+    let Scene { ann, bob, .. } = scene().await;
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &ann.server).await.ok();
+    assert!(is_partial(&bob.server, &room));
+    ann.post(&in_room(&room, "leave"), json!({})).await.ok();
+    tasks::start(&bob.server.ctx);
+    whole(&bob.server, &room).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use ruma::api::{
     },
 };
 
-use super::{no_such_event, room, shared_room};
+use super::{no_such_event, remembered_room, room, shared_room};
 use crate::{
     app::Ctx,
     error::{Error, Result},
@@ -52,7 +52,7 @@ pub async fn state(
     origin: Origin,
     request: get_room_state::v1::Request,
 ) -> Result<get_room_state::v1::Response> {
-    let room = shared_room(&ctx, &request.room_id, &origin.server)?;
+    let room = remembered_room(&ctx, &request.room_id, &origin.server)?;
     let snapshot = resident::state_before(&ctx.rooms, &room, &request.event_id)?;
     let pdus = |events: &[std::sync::Arc<crate::rooms::cache::Known>]| {
         events.iter().map(|known| known.event.to_pdu()).collect()
@@ -66,7 +66,7 @@ pub async fn state_ids(
     origin: Origin,
     request: get_room_state_ids::v1::Request,
 ) -> Result<get_room_state_ids::v1::Response> {
-    let room = shared_room(&ctx, &request.room_id, &origin.server)?;
+    let room = remembered_room(&ctx, &request.room_id, &origin.server)?;
     let snapshot = resident::state_before(&ctx.rooms, &room, &request.event_id)?;
     let ids = |events: &[std::sync::Arc<crate::rooms::cache::Known>]| {
         events.iter().map(|known| known.event.event_id.clone()).collect()

@@ -80,6 +80,17 @@ fn shared_room(ctx: &Ctx, id: &RoomId, origin: &ServerName) -> Result<Arc<Room>>
     Ok(room)
 }
 
+/// A room that this server is in or has been in, as a server that was in it then may still ask for its state: whoever
+/// has come in just before the last of the others has left would never learn who is there.
+///
+/// Errors: 404 `M_NOT_FOUND`, 403 `M_FORBIDDEN`.
+fn remembered_room(ctx: &Ctx, id: &RoomId, origin: &ServerName) -> Result<Arc<Room>> {
+    let room = ctx.rooms.find(id)?;
+    resident::check_acl(&ctx.rooms, &room, origin)?;
+    resident::check_server_in_room(&ctx.rooms, &room, origin)?;
+    Ok(room)
+}
+
 /// The error for an event that is not here, or that the asking server may not see.
 fn no_such_event() -> Error {
     Error::not_found("this server has no such event for yours")
