@@ -24,7 +24,7 @@ use crate::{
 /// An event, if a user of the asking server may see it; its content is taken out otherwise.
 pub async fn event(ctx: Ctx, origin: Origin, request: get_event::v1::Request) -> Result<get_event::v1::Response> {
     let known = ctx.rooms.by_id(&request.event_id)?.ok_or_else(no_such_event)?;
-    let room = shared_room(&ctx, &known.event.room_id, &origin.server).map_err(|_| no_such_event())?;
+    let room = remembered_room(&ctx, &known.event.room_id, &origin.server).map_err(|_| no_such_event())?;
     let pdu = match resident::may_see(&ctx.rooms, &origin.server, &known)? {
         true => known.event.to_pdu(),
         false => known.event.redacted(room.rules).to_pdu(),
