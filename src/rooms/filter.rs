@@ -5,7 +5,7 @@
 //!
 //! Spec: client-server-api#filtering (RoomEventFilter)
 
-use ruma::{RoomId, UserId};
+use ruma::UserId;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Rooms, cache::Known};
@@ -23,15 +23,15 @@ pub struct EventFilter {
     /// The types that are wanted; `*` stands for any text.
     pub types: Option<Vec<String>>,
     /// The types that are not.
-    pub not_types: Vec<String>,
+    pub not_types: Option<Vec<String>>,
     /// The senders that are wanted.
     pub senders: Option<Vec<String>>,
     /// The senders that are not.
-    pub not_senders: Vec<String>,
+    pub not_senders: Option<Vec<String>>,
     /// The rooms that are wanted.
     pub rooms: Option<Vec<String>>,
     /// The rooms that are not.
-    pub not_rooms: Vec<String>,
+    pub not_rooms: Option<Vec<String>>,
     /// Whether the content must have, or must not have, a `url`.
     pub contains_url: Option<bool>,
     /// Wanted are parents of such relations.
@@ -52,26 +52,33 @@ impl EventFilter {
         serde_json::from_str(json).map_err(|error| Error::bad_json(format!("the filter is not valid: {error}")))
     }
 
-    /// Whether events of a room are wanted at all.
-    pub fn wants_room(&self, room: &RoomId) -> bool {
-        let named = |rooms: &[String]| rooms.iter().any(|named| named == room.as_str());
-        self.rooms.as_deref().is_none_or(named) && !named(&self.not_rooms)
+    /// How many events are wanted at most, where there is no usual number.
+    pub fn most(&self) -> usize {
+        self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
     }
 
-    /// Whether something of this type and sender is wanted; for what is not an event of a room.
-    pub fn wants_kind(&self, kind: &str, sender: Option<&UserId>) -> bool {
-        let typed = |types: &[String]| types.iter().any(|pattern| matches(pattern, kind));
-        let sent = |senders: &[String]| sender.is_some_and(|sender| senders.iter().any(|named| named == sender));
-        self.types.as_deref().is_none_or(typed)
-            && !typed(&self.not_types)
-            && self.senders.as_deref().is_none_or(sent)
-            && !sent(&self.not_senders)
+    /// Whether events of a room are wanted at all.
+    pub fn wants_room(&self, room: &str) -> bool {
+        listed(&self.rooms, &self.not_rooms, |named| named == room)
+    }
+
+    /// Whether events of a type are wanted.
+    pub fn wants_type(&self, kind: &str) -> bool {
+        listed(&self.types, &self.not_types, |pattern| matches(pattern, kind))
+    }
+
+    /// Whether events of a sender are wanted.
+    pub fn wants_sender(&self, sender: &str) -> bool {
+        listed(&self.senders, &self.not_senders, |named| named == sender)
     }
 
     /// Whether an event is wanted.
     pub fn wants(&self, rooms: &Rooms, known: &Known) -> Result<bool> {
         let event = &known.event;
-        if !self.wants_kind(&event.kind, Some(&event.sender)) || !self.wants_room(&event.room_id) {
+        let wanted = self.wants_type(&event.kind)
+            && self.wants_sender(event.sender.as_str())
+            && self.wants_room(event.room_id.as_str());
+        if !wanted {
             return Ok(false);
         }
         if let Some(wanted) = self.contains_url
@@ -101,6 +108,12 @@ impl EventFilter {
         }
         Ok(false)
     }
+}
+
+/// Whether something is on the first list, if there is one, and not on the second.
+pub fn listed(wanted: &Option<Vec<String>>, unwanted: &Option<Vec<String>>, is: impl Fn(&String) -> bool) -> bool {
+    wanted.as_ref().is_none_or(|list| list.iter().any(&is))
+        && !unwanted.as_ref().is_some_and(|list| list.iter().any(is))
 }
 
 /// Whether a type fits a pattern in which `*` stands for any text.
@@ -139,11 +152,9 @@ mod tests {
     fn what_is_excluded_is_not_wanted_even_if_it_is_named() {
         let filter = EventFilter::parse(r#"{"types":["m.*"],"not_types":["m.secret"],"not_senders":["@eve:a"]}"#);
         let filter = filter.unwrap();
-        let (ann, eve) = (ruma::user_id!("@ann:a"), ruma::user_id!("@eve:a"));
-        assert!(filter.wants_kind("m.open", Some(ann)));
-        assert!(!filter.wants_kind("m.secret", Some(ann)));
-        assert!(!filter.wants_kind("m.open", Some(eve)));
-        assert!(!filter.wants_kind("org.other", Some(ann)));
+        assert!(filter.wants_type("m.open") && filter.wants_sender("@ann:a"));
+        assert!(!filter.wants_type("m.secret") && !filter.wants_type("org.other"));
+        assert!(!filter.wants_sender("@eve:a"));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub fn messages(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, query: &PageQ
     let to = query.to.as_ref().filter(|to| !to.is_empty()).map(token).transpose()?;
     let start = query.from.clone().filter(|from| !from.is_empty()).unwrap_or_else(|| from.to_string());
     let limit = limit(query.limit, &query.filter);
-    if limit == 0 || !query.filter.wants_room(&room.id) {
+    if limit == 0 || !query.filter.wants_room(room.id.as_str()) {
         let end = (limit == 0).then(|| from.to_string());
         return Ok(MessagePage { start, end, chunk: Vec::new(), state: Vec::new(), gap: None });
     }

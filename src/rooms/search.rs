@@ -186,7 +186,7 @@ fn rooms_of(rooms: &Rooms, user: &UserId, filter: &EventFilter) -> Result<Vec<Ro
             MembershipState::Join => true,
             _ => !row.forgotten && access::departure(rooms, row.event)?.is_some(),
         };
-        if !open || !numbers::room_id(&rooms.store, room)?.is_some_and(|id| filter.wants_room(&id)) {
+        if !open || !numbers::room_id(&rooms.store, room)?.is_some_and(|id| filter.wants_room(id.as_str())) {
             continue;
         }
         let current = rooms.current(room)?;

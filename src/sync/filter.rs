@@ -1,18 +1,18 @@
 //! Filters: which rooms, events and fields a reader wants to hear of.
 //!
-//! [`Filter::parse`] reads the JSON once per request; the rest are questions about one event or room.
-//! Resolving the ID of a stored filter is the caller's.
+//! [`Filter::parse`] reads the JSON once per request; the rest are questions about one event or room, most of them
+//! those of [`crate::rooms::filter`]. Resolving the ID of a stored filter is the caller's.
 //!
 //! Spec: client-server-api#filtering
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use crate::rooms::filter::EventFilter;
 use crate::{
     error::{Error, Result},
-    rooms::{Rooms, cache::Known},
-    store::schema::{events::RELATIONS, numbers},
+    rooms::filter::listed,
 };
 
 /// How many events of a room a sync shows when the filter does not say.
@@ -70,28 +70,6 @@ pub struct RoomFilter {
     pub account_data: EventFilter,
 }
 
-/// What is wanted of one kind of events. Fields that mean nothing for a kind are not looked at.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct EventFilter {
-    limit: Option<u64>,
-    types: Option<Vec<String>>,
-    not_types: Option<Vec<String>>,
-    senders: Option<Vec<String>>,
-    not_senders: Option<Vec<String>>,
-    rooms: Option<Vec<String>>,
-    not_rooms: Option<Vec<String>>,
-    contains_url: Option<bool>,
-    related_by_senders: Option<Vec<String>>,
-    related_by_rel_types: Option<Vec<String>>,
-    /// Whether member events come only with what their users have sent.
-    pub lazy_load_members: bool,
-    /// Whether those member events come again each time.
-    pub include_redundant_members: bool,
-    /// Whether unread counts are split by thread.
-    pub unread_thread_notifications: bool,
-}
-
 impl Filter {
     /// Reads a filter.
     ///
@@ -117,90 +95,15 @@ impl Filter {
 }
 
 impl RoomFilter {
+    /// How many events of a room are shown.
+    pub fn limit(&self) -> usize {
+        self.timeline.limit.unwrap_or(USUAL_LIMIT).min(MOST_LIMIT) as usize
+    }
+
     /// Whether the reader wants to hear of a room at all.
     pub fn wants_room(&self, room: &str) -> bool {
         listed(&self.rooms, &self.not_rooms, |listed| listed == room)
     }
-}
-
-impl EventFilter {
-    /// How many events are shown.
-    pub fn limit(&self) -> usize {
-        self.limit.unwrap_or(USUAL_LIMIT).min(MOST_LIMIT) as usize
-    }
-
-    /// How many events are wanted at most, where there is no usual number.
-    pub fn most(&self) -> usize {
-        self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
-    }
-
-    /// Whether events of this room are wanted.
-    pub fn wants_room(&self, room: &str) -> bool {
-        listed(&self.rooms, &self.not_rooms, |listed| listed == room)
-    }
-
-    /// Whether events of this type are wanted.
-    pub fn wants_type(&self, kind: &str) -> bool {
-        listed(&self.types, &self.not_types, |pattern| matches(pattern, kind))
-    }
-
-    /// Whether events of this sender are wanted.
-    pub fn wants_sender(&self, sender: &str) -> bool {
-        listed(&self.senders, &self.not_senders, |listed| listed == sender)
-    }
-
-    /// Whether this event is wanted, in a room that is wanted.
-    pub fn wants(&self, rooms: &Rooms, known: &Known) -> Result<bool> {
-        let event = &known.event;
-        if !self.wants_type(&event.kind) || !self.wants_sender(event.sender.as_str()) {
-            return Ok(false);
-        }
-        if let Some(wanted) = self.contains_url
-            && event.content_field::<IgnoredAny>("url").is_some() != wanted
-        {
-            return Ok(false);
-        }
-        if self.related_by_senders.is_none() && self.related_by_rel_types.is_none() {
-            return Ok(true);
-        }
-        self.wants_relations(rooms, known)
-    }
-
-    /// Whether something relates to the event in a way that is wanted.
-    fn wants_relations(&self, rooms: &Rooms, known: &Known) -> Result<bool> {
-        for row in rooms.store.scan(RELATIONS, &(known.number,)) {
-            let ((_, rel_type, _, _), row) = row?;
-            if !listed(&self.related_by_rel_types, &None, |listed| *listed == rel_type) {
-                continue;
-            }
-            let Some(senders) = &self.related_by_senders else { return Ok(true) };
-            let sender = numbers::user_id(&rooms.store, row.sender)?;
-            if sender.is_some_and(|sender| senders.iter().any(|listed| sender == listed.as_str())) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// Whether something is on the first list, if there is one, and not on the second.
-fn listed(wanted: &Option<Vec<String>>, unwanted: &Option<Vec<String>>, is: impl Fn(&String) -> bool) -> bool {
-    wanted.as_ref().is_none_or(|list| list.iter().any(&is))
-        && !unwanted.as_ref().is_some_and(|list| list.iter().any(is))
-}
-
-/// Whether a type matches a pattern, in which `*` stands for any characters.
-fn matches(pattern: &str, kind: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == kind };
-    let Some(mut kind) = kind.strip_prefix(start) else { return false };
-    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
-    for part in middle.split('*') {
-        match kind.find(part) {
-            Some(at) => kind = &kind[at + part.len()..],
-            None => return false,
-        }
-    }
-    kind.ends_with(end)
 }
 
 /// The names in a dot-separated path.  Spec: appendices#dot-separated-property-paths
@@ -233,32 +136,6 @@ fn copy(from: &Value, to: &mut Value, path: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_star_stands_for_any_characters() {
-        for (pattern, kind, expected) in [
-            ("m.room.*", "m.room.message", true),
-            ("m.room.*", "m.reaction", false),
-            ("*", "anything", true),
-            ("*.message", "m.room.message", true),
-            ("m.*.m*e", "m.room.message", true),
-            ("m.*.m*x", "m.room.message", false),
-            ("m.room.message", "m.room.message", true),
-            ("m.room", "m.room.message", false),
-            ("a*a", "a", false),
-            ("m.r?om", "m.room", false),
-        ] {
-            assert_eq!(matches(pattern, kind), expected, "{pattern} {kind}");
-        }
-    }
-
-    #[test]
-    fn what_is_excluded_is_excluded_even_if_it_is_listed() {
-        let filter = Filter::parse(r#"{"room":{"timeline":{"types":["m.*"],"not_types":["m.reaction"]}}}"#).unwrap();
-        assert!(filter.room.timeline.wants_type("m.room.message"));
-        assert!(!filter.room.timeline.wants_type("m.reaction"));
-        assert!(!filter.room.timeline.wants_type("org.example"));
-    }
 
     #[test]
     fn only_the_named_fields_are_left() {

@@ -112,7 +112,7 @@ pub fn joined(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -
     // Who was here before has a part of the timeline already; nothing of it is told again.
     let returns = fresh && since.is_some() && place.has_past(look)?;
     let after = since.filter(|_| !fresh || returns).unwrap_or_default();
-    let limit = ask.filter.room.timeline.limit();
+    let limit = ask.filter.room.limit();
     let mut timeline = ask.timeline(place, Window { after, until, limit, gap: returns })?;
     let whole = fresh || ask.full;
     let read =
@@ -168,7 +168,7 @@ pub fn left(ask: &Ask<'_>, place: &Place, data: Data, members: &mut Members) -> 
         return Ok(None);
     }
     let until = place.row.since;
-    let limit = ask.filter.room.timeline.limit();
+    let limit = ask.filter.room.limit();
     let after = since.unwrap_or_default().min(until);
     let departure = place.departure(look)?;
     // Whether the reader was in the room when they last heard of it.

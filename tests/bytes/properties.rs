@@ -194,10 +194,11 @@ pub fn tokens(bytes: &[u8]) {
 pub fn filter(bytes: &[u8]) {
     let Some([filter, event]) = lines(bytes) else { return };
     if let Ok(filter) = rooms::filter::EventFilter::parse(filter) {
-        filter.wants_kind(event, Some(user_id!("@ann:example.org")));
+        filter.wants_type(event);
+        filter.wants_sender(event);
     }
     let Ok(filter) = sync::filter::Filter::parse(filter) else { return };
-    assert!(filter.room.timeline.limit() <= 100);
+    assert!(filter.room.limit() <= 100);
     filter.room.timeline.wants_type(event);
     filter.room.wants_room(event);
     let Ok(whole) = serde_json::from_str::<serde_json::Value>(event) else { return };
