@@ -38,8 +38,14 @@ use crate::{
 const LONGEST_VALIDITY: u64 = 7 * 24 * 3_600_000;
 /// For how long this server vouches for its own key, in milliseconds.
 const OWN_VALIDITY: u64 = 24 * 3_600_000;
-/// How many keys one server may have.
+/// How many keys of one server are kept.
 const MOST_KEYS: usize = 50;
+/// How long the ID of a key may be that is kept.
+const LONGEST_KEY_ID: usize = 255;
+/// For how long a server is not asked again for the sake of others who want its keys vouched for, in milliseconds.
+const NOTARY_PAUSE: u64 = 60_000;
+/// Of how many servers it is remembered when they were asked.
+const MOST_ASKED: usize = 2_000;
 /// What a key takes in memory, roughly.
 const IN_MEMORY: u64 = 400;
 
@@ -50,6 +56,8 @@ pub struct Keys {
     cache: Cache<(String, String), ServerKeyRow>,
     /// Servers that are being asked: whoever wants the same waits instead of asking again.
     asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
+    /// When servers were last asked for the sake of others.
+    asked: Cache<OwnedServerName, u64>,
 }
 
 /// What a server says about its keys. Spec: server-server-api#get_matrixkeyv2server
@@ -88,7 +96,7 @@ impl Keys {
     /// What the store has; of it about so many bytes stay in memory.
     pub(super) fn new(store: Store, permitted: Arc<Permitted>, memory: u64) -> Self {
         let cache = Cache::new(usize::try_from(memory / IN_MEMORY).unwrap_or(usize::MAX));
-        Self { store, permitted, cache, asking: Mutex::default() }
+        Self { store, permitted, cache, asking: Mutex::default(), asked: Cache::new(MOST_ASKED) }
     }
 
     /// A key that is known and fit for the purpose.
@@ -113,21 +121,46 @@ impl Keys {
         fit.then(|| PublicKey::from_base64(&row.key)).flatten()
     }
 
-    /// Keeps what a server says of its keys.
+    /// Keeps what a server says of its keys, in place of the oldest of those that it does not speak of any more.
     fn keep(&self, statement: &Statement, text: String, now: u64) -> Result<()> {
         let believed = statement.valid_until_ts.min(now + LONGEST_VALIDITY);
         let mut write = self.store.write();
         let current = statement.verify_keys.iter().map(|(id, key)| (id, &key.key, believed, false));
         let old = statement.old_verify_keys.iter().map(|(id, key)| (id, &key.key, key.expired_ts, true));
-        for (id, key, valid_until, old) in current.chain(old).take(MOST_KEYS) {
-            let at = (statement.server_name.as_str().to_owned(), id.clone());
+        let good = |id: &str, key: &str| id.len() <= LONGEST_KEY_ID && PublicKey::from_base64(key).is_some();
+        let said: Vec<_> = current.chain(old).filter(|(id, key, ..)| good(id, key)).take(MOST_KEYS).collect();
+        let server = statement.server_name.as_str().to_owned();
+        let mut others = Vec::new();
+        for row in self.store.scan(SERVER_KEYS, &(server.clone(),)) {
+            let (at, row) = row?;
+            if !said.iter().any(|(id, ..)| **id == at.1) {
+                others.push((row.valid_until, at));
+            }
+        }
+        others.sort_unstable();
+        let surplus = (others.len() + said.len()).saturating_sub(MOST_KEYS);
+        for (_, at) in others.into_iter().take(surplus) {
+            write.delete(SERVER_KEYS, &at);
+            self.cache.remove(&at);
+        }
+        for (id, key, valid_until, old) in said {
+            let at = (server.clone(), id.clone());
             let row = ServerKeyRow { key: key.clone(), valid_until, old };
             write.put(SERVER_KEYS, &at, &row);
             self.cache.insert(at, row);
         }
-        write.put(SERVER_STATEMENTS, &statement.server_name.as_str().to_owned(), &text);
+        write.put(SERVER_STATEMENTS, &server, &text);
         drop(write.commit()?);
         Ok(())
+    }
+
+    /// Whether it is long enough ago that a server was asked for the sake of others; it is `now`, then.
+    fn may_ask(&self, server: &ServerName, now: u64) -> bool {
+        let due = self.asked.get(server).is_none_or(|last| now.abs_diff(last) >= NOTARY_PAUSE);
+        if due {
+            self.asked.insert(server.to_owned(), now);
+        }
+        due
     }
 
     fn asking(&self, server: &ServerName) -> Arc<tokio::sync::Mutex<()>> {
@@ -200,7 +233,8 @@ impl Remote {
     }
 
     /// What a server says of its keys, fetched if what is kept does not hold until `valid_until`, with the
-    /// signature of this server beside its own. Nothing if it cannot be had.
+    /// signature of this server beside its own. Nothing if it cannot be had. However much is asked, and for whatever
+    /// future, a server is bothered once a minute at most.
     ///
     /// Spec: server-server-api#querying-keys-through-another-server
     pub async fn vouch(&self, server: &ServerName, valid_until: u64) -> Result<Option<Object>> {
@@ -209,10 +243,15 @@ impl Remote {
         }
         let kept = || self.store.get(SERVER_STATEMENTS, &server.as_str().to_owned());
         let holds = |text: &String| statement_of(text).is_some_and(|(_, until)| until >= valid_until);
-        if !kept()?.as_ref().is_some_and(holds)
-            && let Err(error) = self.ask_server(server).await
-        {
-            tracing::debug!(%server, %error, "no keys to vouch for");
+        if !kept()?.as_ref().is_some_and(holds) {
+            let asking = self.keys.asking(server);
+            let _alone = asking.lock().await;
+            if !kept()?.as_ref().is_some_and(holds)
+                && self.keys.may_ask(server, self.clock.now())
+                && let Err(error) = self.ask_server(server).await
+            {
+                tracing::debug!(%server, %error, "no keys to vouch for");
+            }
         }
         let Some((mut object, _)) = kept()?.as_ref().and_then(|text| statement_of(text)) else { return Ok(None) };
         sign_json(&mut object, self.config.server_name.as_str(), &self.key);

@@ -5,6 +5,7 @@ mod doors;
 mod intake;
 mod joining;
 mod keys;
+mod notary;
 mod notifications;
 mod outgoing;
 mod own_keys;
