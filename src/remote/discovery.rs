@@ -9,14 +9,14 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use hickory_resolver::{
     TokioResolver,
     proto::rr::{RData, RecordType},
 };
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, ServerName};
@@ -31,7 +31,9 @@ const REMEMBERED: u64 = 400;
 const ADDRESSES: u64 = 2_000;
 /// How long an answer holds that does not say so itself, in seconds.
 const USUAL_AGE: u64 = 24 * 3600;
-/// How long an answer holds at most, in seconds.
+/// How long an answer holds at least, whatever it says, in seconds: nobody is asked again for each request.
+const SHORTEST_AGE: u64 = 300;
+/// How long an answer holds at most, also while there is no newer one, in seconds.
 const LONGEST_AGE: u64 = 48 * 3600;
 /// How long a failure is remembered, in seconds.
 const FAILURE_AGE: u64 = 600;
@@ -80,15 +82,28 @@ fn by_records(name: &ServerName, records: Vec<(String, u16)>) -> Route {
     Route { host: name.as_str().to_owned(), name: host, targets }
 }
 
-/// How long a `.well-known` answer holds, in seconds. Spec: server-server-api#getwell-knownmatrixserver
-fn age(headers: &HeaderMap) -> u64 {
-    let control = headers.get(http::header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let directive = |name: &str| control.split(',').any(|part| part.trim().eq_ignore_ascii_case(name));
-    if directive("no-store") || directive("no-cache") {
-        return 0;
+/// How long a `.well-known` answer holds that came `now` (milliseconds since the epoch), in seconds.
+///
+/// Spec: server-server-api#getwell-knownmatrixserver
+fn age(headers: &HeaderMap, now: u64) -> u64 {
+    let control = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives: Vec<_> =
+        control.flat_map(|value| value.split(',')).map(|part| part.trim().to_lowercase()).collect();
+    if directives.iter().any(|part| part == "no-store" || part == "no-cache") {
+        return SHORTEST_AGE;
     }
-    let max = control.split(',').find_map(|part| part.trim().strip_prefix("max-age=")?.parse::<u64>().ok());
-    max.unwrap_or(USUAL_AGE).min(LONGEST_AGE)
+    let max = directives.iter().find_map(|part| part.strip_prefix("max-age=")?.trim_matches('"').parse().ok());
+    max.or_else(|| expires_in(headers, now)).unwrap_or(USUAL_AGE).clamp(SHORTEST_AGE, LONGEST_AGE)
+}
+
+/// In how many seconds an answer expires, by the clock of whoever sent it if it tells the time. What cannot be read
+/// has expired.
+fn expires_in(headers: &HeaderMap, now: u64) -> Option<u64> {
+    let time = |name| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
+    headers.get(header::EXPIRES)?;
+    let sent = time(header::DATE).unwrap_or(UNIX_EPOCH + Duration::from_millis(now));
+    let left = time(header::EXPIRES).and_then(|expires| expires.duration_since(sent).ok());
+    Some(left.map_or(0, |left| left.as_secs()))
 }
 
 #[derive(Deserialize)]
@@ -102,16 +117,43 @@ fn delegated(body: &[u8]) -> Option<OwnedServerName> {
     serde_json::from_slice::<WellKnown>(body).ok().map(|answer| answer.server)
 }
 
-/// Reads a `.well-known` answer: the name that it leads to, and for how many seconds that holds.
-pub fn delegation(headers: &HeaderMap, body: &[u8]) -> (Option<OwnedServerName>, u64) {
+/// Reads a `.well-known` answer that came `now` (milliseconds since the epoch): the name that it leads to, and for how
+/// many seconds that holds.
+pub fn delegation(headers: &HeaderMap, body: &[u8], now: u64) -> (Option<OwnedServerName>, u64) {
     match delegated(body) {
-        Some(found) => (Some(found), age(headers)),
+        Some(found) => (Some(found), age(headers, now)),
         None => (None, FAILURE_AGE),
     }
 }
 
-/// A `.well-known` answer and until when it holds (milliseconds since the epoch).
-type Remembered = (Option<OwnedServerName>, u64);
+/// A `.well-known` answer. Times are in milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Remembered {
+    /// Where it leads, if anywhere.
+    to: Option<OwnedServerName>,
+    /// When it came.
+    came: u64,
+    /// Until when nobody is asked again.
+    until: u64,
+}
+
+impl Remembered {
+    /// What is to be remembered after somebody was asked `now`: the answer, or, if there was none, what is known.
+    fn after(known: Option<Self>, answer: Option<&(HeaderMap, Vec<u8>)>, now: u64) -> Self {
+        let failed = now + FAILURE_AGE * 1_000;
+        match answer {
+            Some((headers, body)) => {
+                let (to, seconds) = delegation(headers, body, now);
+                Self { to, came: now, until: now + seconds * 1_000 }
+            }
+            // A web server that is restarted must not send everybody to the wrong port.
+            None => match known.map(|known| (known.came + LONGEST_AGE * 1_000, known)) {
+                Some((end, known)) if known.to.is_some() && end > now => Self { until: failed.min(end), ..known },
+                _ => Self { to: None, came: now, until: failed },
+            },
+        }
+    }
+}
 
 /// What asks the network for names.
 pub struct Discovery {
@@ -129,7 +171,8 @@ impl Discovery {
         Self { clock, allow_private, resolver: Mutex::default(), well_known }
     }
 
-    /// Where a server answers. `fetch` gets `https://<host>/.well-known/matrix/server`, following redirects.
+    /// Where a server answers. `fetch` gets `https://<host>/.well-known/matrix/server`, following redirects; nothing
+    /// if that cannot be reached, and an empty body if it is not there.
     pub async fn route<F>(&self, name: &ServerName, fetch: impl FnOnce(String) -> F) -> Route
     where
         F: Future<Output = Option<(HeaderMap, Vec<u8>)>>,
@@ -154,18 +197,16 @@ impl Discovery {
         F: Future<Output = Option<(HeaderMap, Vec<u8>)>>,
     {
         let now = self.clock.now();
-        if let Some((delegated, until)) = self.well_known.get(name)
-            && until > now
+        let known = self.well_known.get(name);
+        if let Some(known) = &known
+            && known.until > now
         {
-            return delegated;
+            return known.to.clone();
         }
         let answer = fetch(parts(name).host).await;
-        let (found, seconds) = match &answer {
-            Some((headers, body)) => delegation(headers, body),
-            None => (None, FAILURE_AGE),
-        };
-        self.well_known.insert(name.to_owned(), (found.clone(), now + seconds * 1_000));
-        found
+        let known = Remembered::after(known, answer.as_ref(), now);
+        self.well_known.insert(name.to_owned(), known.clone());
+        known.to
     }
 
     /// The targets of SRV records, best first.
@@ -273,17 +314,94 @@ mod tests {
         assert_eq!(by_records(&name, vec![]).targets, [("example.org".to_owned(), 8448)]);
     }
 
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let header = |(name, value): &(&str, &str)| {
+            (name.parse::<header::HeaderName>().unwrap(), value.parse::<header::HeaderValue>().unwrap())
+        };
+        lines.iter().map(header).collect()
+    }
+
     #[test]
     fn well_known_answers_hold_as_long_as_they_say_within_reason() {
-        let with = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("cache-control", value.parse().unwrap());
-            age(&headers)
-        };
-        assert_eq!(age(&HeaderMap::new()), USUAL_AGE);
-        assert_eq!(with("public, max-age=60"), 60);
-        assert_eq!(with("max-age=99999999"), LONGEST_AGE);
-        assert_eq!(with("no-store"), 0);
+        // 1994-11-06 08:49:37
+        const NOW: u64 = 784_111_777_000;
+        let expires = |time| ("expires", time);
+        for (lines, expected) in [
+            (&[][..], USUAL_AGE),
+            (&[("cache-control", "public, max-age=600")], 600),
+            (&[("cache-control", "Public,MAX-AGE=600")], 600),
+            (&[("cache-control", "public"), ("cache-control", "max-age=\"600\"")], 600),
+            (&[("cache-control", "max-age=99999999")], LONGEST_AGE),
+            (&[("cache-control", "max-age=5")], SHORTEST_AGE),
+            (&[("cache-control", "max-age=a lot")], USUAL_AGE),
+            (&[("cache-control", "max-age=600, No-Store")], SHORTEST_AGE),
+            (&[("cache-control", "no-cache")], SHORTEST_AGE),
+            (&[expires("Sun, 06 Nov 1994 09:49:37 GMT")], 3_600),
+            (&[expires("Sun, 06 Nov 1994 09:49:37 GMT"), ("date", "Sun, 06 Nov 1994 09:29:37 GMT")], 1_200),
+            (&[expires("Sun, 06 Nov 1994 09:49:37 GMT"), ("cache-control", "max-age=600")], 600),
+            (&[expires("Sat, 06 Nov 2094 09:49:37 GMT")], LONGEST_AGE),
+            (&[expires("Sun, 06 Nov 1994 07:49:37 GMT")], SHORTEST_AGE),
+            (&[expires("0")], SHORTEST_AGE),
+        ] {
+            assert_eq!(age(&headers(lines), NOW), expected, "{lines:?}");
+        }
+    }
+
+    /// A name that is asked about, and the web server behind it.
+    struct Asked {
+        discovery: Discovery,
+        clock: Clock,
+        fetched: usize,
+    }
+
+    impl Asked {
+        fn new() -> Self {
+            let clock = Clock::by_hand(1_782_000_000_000);
+            Self { discovery: Discovery::new(clock.clone(), false, 1 << 20), clock, fetched: 0 }
+        }
+
+        /// Where the name leads after so many seconds, if this is what the web server says now.
+        async fn after(&mut self, seconds: u64, answer: Option<(&[(&str, &str)], &str)>) -> Option<String> {
+            self.clock.advance(Duration::from_secs(seconds));
+            let fetched = &mut self.fetched;
+            let fetch = |_| {
+                *fetched += 1;
+                std::future::ready(answer.map(|(lines, body)| (headers(lines), body.as_bytes().to_vec())))
+            };
+            let name = OwnedServerName::try_from("example.org").unwrap();
+            self.discovery.delegation(&name, fetch).await.map(|to| to.to_string())
+        }
+    }
+
+    const A: &str = r#"{"m.server":"a.example:443"}"#;
+    const B: &str = r#"{"m.server":"b.example:443"}"#;
+
+    #[tokio::test]
+    async fn an_answer_that_may_not_be_stored_is_not_fetched_for_each_request() {
+        let mut asked = Asked::new();
+        let answer = |body| Some((&[("cache-control", "no-store")][..], body));
+        for (seconds, body, expected) in [(0, A, "a"), (1, B, "a"), (298, B, "a"), (1, B, "b"), (1, A, "b")] {
+            assert_eq!(asked.after(seconds, answer(body)).await.unwrap(), format!("{expected}.example:443"));
+        }
+        assert_eq!(asked.fetched, 2);
+    }
+
+    #[tokio::test]
+    async fn while_the_web_server_is_away_its_last_answer_holds_for_two_days() {
+        let mut asked = Asked::new();
+        let to = Some("a.example:443".to_owned());
+        let hour = Some((&[("cache-control", "max-age=3600")][..], A));
+        assert_eq!(asked.after(0, hour).await, to);
+        // It is asked again every ten minutes.
+        assert_eq!(asked.after(3_600, None).await, to);
+        assert_eq!(asked.after(599, None).await, to);
+        assert_eq!(asked.fetched, 2);
+        assert_eq!(asked.after(LONGEST_AGE - 4_200, None).await, to);
+        assert_eq!(asked.after(1, None).await, None);
+        assert_eq!(asked.fetched, 4);
+        // It is back; then it says that there is nothing any more.
+        assert_eq!(asked.after(600, hour).await, to);
+        assert_eq!(asked.after(3_600, Some((&[], ""))).await, None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyDataStream, BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -88,7 +88,8 @@ impl Https {
         ask(&self.servers, WebRequest { method, uri, headers, body, timeout, limit }).await
     }
 
-    /// `https://<host>/.well-known/matrix/server`, redirects followed.
+    /// `https://<host>/.well-known/matrix/server`, redirects followed: nothing if there is no answer, or one of a
+    /// server in trouble; with an empty body if there is no such file.
     async fn well_known(&self, host: String) -> Option<(HeaderMap, Vec<u8>)> {
         let mut uri: Uri = format!("https://{host}/.well-known/matrix/server").parse().ok()?;
         for _ in 0..=MOST_REDIRECTS {
@@ -100,8 +101,12 @@ impl Https {
                 uri = redirected(&uri, answer.headers().get(header::LOCATION)?.to_str().ok()?)?;
                 continue;
             }
-            if !answer.status().is_success() {
+            let status = answer.status();
+            if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
                 return None;
+            }
+            if !status.is_success() {
+                return Some((answer.headers().clone(), Vec::new()));
             }
             let (parts, body) = answer.into_parts();
             let body = Limited::new(body, WELL_KNOWN_LIMIT).collect();

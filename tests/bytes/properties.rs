@@ -227,7 +227,7 @@ pub fn well_known(bytes: &[u8]) {
     if let Ok(control) = HeaderValue::from_bytes(control) {
         headers.insert(CACHE_CONTROL, control);
     }
-    let (found, seconds) = discovery::delegation(&headers, body);
+    let (found, seconds) = discovery::delegation(&headers, body, 1_000_000);
     assert!(seconds <= 48 * 3600, "nothing is believed for longer than two days");
     if let Some(name) = found {
         assert!(ServerName::parse(name.as_str()).is_ok());
