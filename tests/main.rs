@@ -6,3 +6,4 @@ mod federation;
 mod harness;
 mod http;
 mod program;
+mod schema;

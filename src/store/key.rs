@@ -2,7 +2,7 @@
 //!
 //! A tuple is its parts one after the other, and every part ends by itself, so the bytes of a
 //! shorter tuple begin the bytes of all longer ones: that is what [`super::Store::scan`] walks.
-//! The bytes are part of the on-disk format; the golden file `tests/golden/schema.txt` shows them.
+//! The bytes are part of the on-disk format; `tests/golden/schema.txt` lists the keys and records of all tables.
 
 use std::fmt;
 
