@@ -5,7 +5,7 @@
 //! one timer.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -17,13 +17,15 @@ use super::notice::{self, Counts, To};
 use crate::{
     error::{Error, Result},
     remote::transport::WebRequest,
-    rooms::Rooms,
+    rooms::{
+        Rooms,
+        unread::{self, News, Read},
+    },
     store::{
         Position,
         schema::{
-            UserNo,
-            push::{NOTIFICATIONS, NotificationRow, PUSHED, PUSHERS, PushedRow, PusherRow, READ_AT},
-            rooms::UNREAD,
+            RoomNo, UserNo,
+            push::{NOTIFIED, PUSHED, PUSHERS, PushedRow, PusherRow},
         },
     },
     users::pushers::{self, Key},
@@ -44,9 +46,8 @@ const FIRST_PAUSE: u64 = 1_000;
 const LONGEST_PAUSE: u64 = 3_600_000;
 /// How long a pause is slept through at most before the clock is looked at again.
 const NAP: Duration = Duration::from_secs(5);
-/// How many notifications are kept of one user, for how long (in milliseconds), and after how many positions of the
-/// log the others are removed.
-const MOST_KEPT: usize = 2_000;
+/// How long notifications are kept that were read, in milliseconds, and after how many positions of the log the others
+/// are removed.
 const KEPT: u64 = 90 * 24 * 3_600_000;
 const TIDY_AFTER: u64 = 2_000;
 /// How many are removed in one go.
@@ -186,24 +187,22 @@ impl Push {
         let mut pushed = store.get(PUSHED, &place)?.unwrap_or_default();
         let to = To { user, key, pusher: &pusher };
         progress.at = progress.at.max(pushed.at);
-        for (position, row) in self.due(user, progress.at, published)? {
-            let counts = Counts::of(store, user)?;
-            let unread = store.contains(UNREAD, &(user, row.room, position))?;
-            let notice = if unread { notice::event(&self.rooms, &to, &row, counts)? } else { None };
+        for news in self.due(user, progress.at, published)? {
+            let counts = Counts::of(&self.rooms, user)?;
+            let is_read = Read::of(store, user, news.room)?.covers(news.row.thread, news.at);
+            let notice = if is_read { None } else { notice::event(&self.rooms, &to, &news, counts)? };
             if let Some(notice) = notice {
                 match self.tell(&to, notice).await? {
-                    Some(true) => pushed = self.told(&to, position, counts)?,
+                    Some(true) => pushed = self.told(&to, news.at, counts)?,
                     Some(false) => return Ok(Next::End),
                     None => return Ok(Next::Again),
                 }
                 (progress.failures, progress.asked) = (0, self.rooms.clock.now());
             }
-            progress.at = position;
+            progress.at = news.at;
         }
-        let counts = Counts::of(store, user)?;
-        let known = Counts { unread: pushed.unread, missed_calls: pushed.missed_calls };
-        let read = store.get(READ_AT, &user)?.is_some_and(|read| read > pushed.at);
-        if read && counts != known {
+        let counts = Counts::of(&self.rooms, user)?;
+        if counts.unread < pushed.unread || counts.missed_calls < pushed.missed_calls {
             match self.tell(&to, notice::badge(&to, counts)).await? {
                 Some(true) => drop(self.told(&to, published, counts)?),
                 Some(false) => return Ok(Next::End),
@@ -216,17 +215,12 @@ impl Push {
     }
 
     /// What is worth telling after a position: the newest, oldest first.
-    fn due(&self, user: UserNo, after: Position, until: Position) -> Result<VecDeque<(Position, NotificationRow)>> {
-        let (from, to) = (Position(after.0 + 1), Position(until.0 + 1));
+    fn due(&self, user: UserNo, after: Position, until: Position) -> Result<Vec<News>> {
         let oldest = self.rooms.clock.now().saturating_sub(WORTH);
-        let mut due = VecDeque::new();
-        for row in self.rooms.store.range(NOTIFICATIONS, &(user, from), &(user, to)).rev() {
-            let ((_, position), row) = row?;
-            if due.len() == MOST_WAITING || row.ts < oldest {
-                break;
-            }
-            due.push_front((position, row));
-        }
+        let news = unread::told(&self.rooms.store, user, (after, until), unread::is_open)?;
+        let news = news.take(MOST_WAITING).take_while(|news| news.as_ref().map_or(true, |news| news.row.ts >= oldest));
+        let mut due = news.collect::<Result<Vec<_>, _>>()?;
+        due.reverse();
         Ok(due)
     }
 
@@ -292,24 +286,40 @@ fn rejects(answer: &[u8], pushkey: &str) -> bool {
     answer.is_ok_and(|answer| answer.rejected.iter().any(|rejected| rejected == pushkey))
 }
 
-/// Removes notifications that are too old, or too many.
+/// Removes what was long ago and is read by all who were told of it.
 pub fn tidy(rooms: &Rooms) -> Result<()> {
     let oldest = rooms.clock.now().saturating_sub(KEPT);
-    let mut done = Vec::new();
-    let (mut user, mut kept) = (None, 0);
-    for row in rooms.store.scan(NOTIFICATIONS, &()).rev() {
+    let mut from = (RoomNo(0), Position(0));
+    while let Some(row) = rooms.store.range(NOTIFIED, &from, &(RoomNo(u64::MAX), Position(0))).next() {
+        let ((room, _), _) = row?;
+        tidy_room(rooms, room, oldest)?;
+        from = (RoomNo(room.0 + 1), Position(0));
+    }
+    Ok(())
+}
+
+fn tidy_room(rooms: &Rooms, room: RoomNo, oldest: u64) -> Result<()> {
+    let (mut done, mut read) = (Vec::new(), HashMap::new());
+    for row in rooms.store.scan(NOTIFIED, &(room,)) {
         let (key, row) = row?;
-        if user != Some(key.0) {
-            (user, kept) = (Some(key.0), 0);
+        if row.ts >= oldest {
+            break;
         }
-        kept += 1;
-        if kept > MOST_KEPT || row.ts < oldest {
+        let mut is_read = true;
+        for user in row.told.iter().flat_map(|told| &told.users) {
+            let read = match read.entry(*user) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Read::of(&rooms.store, *user, room)?),
+            };
+            is_read &= read.covers(row.thread, key.1);
+        }
+        if is_read {
             done.push(key);
         }
     }
     for keys in done.chunks(STEP) {
         let mut write = rooms.store.write();
-        keys.iter().for_each(|key| write.delete(NOTIFICATIONS, key));
+        keys.iter().for_each(|key| write.delete(NOTIFIED, key));
         drop(write.commit()?);
     }
     Ok(())

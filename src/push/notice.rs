@@ -7,22 +7,19 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::{Error, Result},
-    rooms::Rooms,
-    store::{
-        Store,
-        schema::{
-            RoomNo, UserNo,
-            events::EVENTS,
-            numbers,
-            push::{NotificationRow, PusherRow},
-            rooms::{STRIPPED_STATE, UNREAD},
-        },
+    rooms::{
+        Rooms,
+        unread::{self, News},
+    },
+    store::schema::{
+        RoomNo, UserNo,
+        events::EVENTS,
+        numbers,
+        push::PusherRow,
+        rooms::{STRIPPED_STATE, USER_ROOMS},
     },
     users::pushers::Key,
 };
-
-/// How much is counted: a number on an icon says no more beyond that.
-const MOST_COUNTED: usize = 2_000;
 
 /// How much a user has not attended to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,12 +32,15 @@ pub struct Counts {
 
 impl Counts {
     /// As it is now.
-    pub fn of(store: &Store, user: UserNo) -> Result<Self> {
+    pub fn of(rooms: &Rooms, user: UserNo) -> Result<Self> {
         let mut counts = Self::default();
-        for row in store.scan(UNREAD, &(user,)).take(MOST_COUNTED) {
-            let (_, row) = row?;
-            counts.unread += u64::from(row.notify);
-            counts.missed_calls += u64::from(row.call);
+        for row in rooms.store.scan(USER_ROOMS, &(user,)) {
+            let ((_, room), row) = row?;
+            if unread::is_open(&row) {
+                let tally = rooms.unread.of(&rooms.store, user, room)?;
+                counts.unread += tally.items().count() as u64;
+                counts.missed_calls += tally.items().filter(|item| item.call).count() as u64;
+            }
         }
         Ok(counts)
     }
@@ -90,15 +90,16 @@ pub fn badge(to: &To<'_>, counts: Counts) -> String {
 }
 
 /// Tells of an event; nothing of one that is not there any more.
-pub fn event(rooms: &Rooms, to: &To<'_>, row: &NotificationRow, counts: Counts) -> Result<Option<String>> {
+pub fn event(rooms: &Rooms, to: &To<'_>, news: &News, counts: Counts) -> Result<Option<String>> {
+    let Some(told) = news.row.to(to.user) else { return Ok(None) };
     // A room may have been emptied meanwhile.
-    if !rooms.store.contains(EVENTS, &row.event)? {
+    if !rooms.store.contains(EVENTS, &news.row.event)? {
         return Ok(None);
     }
-    let event = &rooms.known(row.event)?.event;
-    let tweaks = tweaks(row.actions.as_deref())?;
+    let event = &rooms.known(news.row.event)?.event;
+    let tweaks = tweaks(told.actions.as_deref())?;
     // What is encrypted may be loud as well.
-    let loud = tweaks.contains_key("sound") || row.highlight || event.kind == "m.room.encrypted";
+    let loud = tweaks.contains_key("sound") || told.highlight || event.kind == "m.room.encrypted";
     let mut notification = json!({
         "event_id": event.event_id,
         "room_id": event.room_id,
@@ -115,7 +116,7 @@ pub fn event(rooms: &Rooms, to: &To<'_>, row: &NotificationRow, counts: Counts) 
             notification["user_is_target"] = (event.state_key.as_deref() == user.as_deref().map(UserId::as_str)).into();
         }
         let room =
-            Room { rooms, room: row.room, user: to.user, invite: event.membership() == Some(MembershipState::Invite) };
+            Room { rooms, room: news.room, user: to.user, invite: event.membership() == Some(MembershipState::Invite) };
         let texts = [
             ("sender_display_name", room.text("m.room.member", event.sender.as_str(), "displayname")?),
             ("room_name", room.text("m.room.name", "", "name")?),

@@ -29,7 +29,7 @@ use crate::{
         Store,
         schema::{
             UserNo, numbers,
-            push::{NOTIFICATIONS, PUSHERS, PusherRow},
+            push::{NOTIFIED, PUSHERS, PusherRow},
         },
     },
     users::{
@@ -358,19 +358,19 @@ async fn of_what_a_gateway_did_not_take_for_long_the_newest_is_told() {
 }
 
 #[tokio::test]
-async fn only_so_many_notifications_are_kept() {
+async fn what_was_read_long_ago_is_not_kept() {
     let gateway = Gateway::start().await;
     let house = House::new(&gateway);
     let room = house.room("ann", "bob");
-    let old = house.says(&room, "ann", "nobody is told of this");
     house.joins(&room, "bob");
-    house.says(&room, "ann", "old");
+    let read = house.says(&room, "ann", "read");
+    house.reads(&room, "bob", &read);
+    house.says(&room, "ann", "not read");
     house.rooms.clock.advance(Duration::from_secs(91 * 24 * 3_600));
     house.says(&room, "ann", "new");
     follow::tidy(&house.rooms).expect("it is tidied");
-    let bob = house.user("bob").1;
-    let kept = house.rooms.store.scan(NOTIFICATIONS, &(bob,)).map(|row| row.expect("a row").1);
+    let kept = house.rooms.store.scan(NOTIFIED, &(room.number,)).map(|row| row.expect("a row").1);
     let kept: Vec<_> = kept.map(|row| house.rooms.known(row.event).expect("an event")).collect();
-    assert_eq!(kept.len(), 1);
-    assert!(kept[0].event.content().contains("new") && old.event_id != kept[0].event.event_id);
+    let texts: Vec<String> = kept.iter().map(|known| known.event.content_field("body").expect("a text")).collect();
+    assert_eq!(texts, ["not read", "new"]);
 }

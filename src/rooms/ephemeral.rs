@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     Room, Rooms,
     projections::{outbox, unread},
+    unread::Item,
 };
 use crate::{
     error::{Error, Result},
@@ -15,7 +16,8 @@ use crate::{
         Ticket, Write,
         schema::{
             RoomNo, UserNo, numbers,
-            rooms::{LOCAL_MEMBERS, RECEIPT_AT, RECEIPTS, ReceiptRow, UNREAD, UnreadRow},
+            push::{EVERY_THREAD, MAIN_TIMELINE, READ_TO},
+            rooms::{LOCAL_MEMBERS, RECEIPT_AT, RECEIPTS, ReceiptRow},
         },
     },
 };
@@ -139,8 +141,7 @@ fn position_of(rooms: &Rooms, event: &EventId) -> Result<Option<crate::store::Po
     Ok(rooms.store.get(HISTORY, &key)?)
 }
 
-/// Takes away the unread rows of a user up to an event: all of them, those of the main timeline, or those of
-/// one thread.
+/// Moves the mark up to which a user has read: everything, the main timeline, or one thread.
 fn mark_read(
     rooms: &Rooms,
     write: &mut Write,
@@ -150,18 +151,26 @@ fn mark_read(
     thread: Option<&str>,
 ) -> Result<()> {
     let Some(reached) = position_of(rooms, event)? else { return Ok(()) };
-    let root = match thread {
-        None | Some("main") => None,
+    let place = match thread {
+        None => EVERY_THREAD,
+        Some("main") => MAIN_TIMELINE,
         Some(root) => {
-            EventId::parse(root).ok().map(|root| numbers::find_event(&rooms.store, &root)).transpose()?.flatten()
+            let root = EventId::parse(root).ok().map(|root| numbers::find_event(&rooms.store, &root)).transpose()?;
+            let Some(root) = root.flatten() else { return Ok(()) };
+            root
         }
     };
-    let covers = |row: &UnreadRow| match thread {
-        None => true,
-        Some("main") => row.thread.is_none(),
-        Some(_) => row.thread.is_some() && row.thread == root,
-    };
-    let rows = write.scan(UNREAD, &(user, room))?;
-    let covered = rows.into_iter().filter(|(key, row)| key.2 <= reached && covers(row)).map(|(key, _)| key);
-    Ok(unread::take(write, user, covered)?)
+    let is_read =
+        |item: &Item| item.at <= reached && (thread.is_none() || item.thread.unwrap_or(MAIN_TIMELINE) == place);
+    let all_read = rooms.unread.all_read(user, room, is_read);
+    for (place, reached) in [(place, Some(reached)), (EVERY_THREAD, all_read)] {
+        let key = (user, room, place);
+        let before = write.get(READ_TO, &key)?.unwrap_or_default();
+        let Some(reached) = reached.filter(|reached| *reached > before) else { continue };
+        write.put(READ_TO, &key, &reached);
+        if place == EVERY_THREAD {
+            unread::drop_older(write, READ_TO, (user, room), reached)?;
+        }
+    }
+    Ok(())
 }

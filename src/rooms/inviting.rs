@@ -159,10 +159,10 @@ pub fn forget_outside(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<
     let room = numbers::room(&mut write, room_id)?;
     let user = numbers::user(&mut write, user)?;
     write.delete(STRIPPED_STATE, &(user, room));
-    unread::clear(&mut write, user, room, |_| true)?;
+    let slot = write.slot();
+    unread::clear(&mut write, user, room, slot);
     if let Some(row) = write.get(USER_ROOMS, &(user, room))? {
         let before = Some(row.membership);
-        let slot = write.slot();
         write.put_at(USER_ROOMS, slot, move |since| {
             let membership = MembershipState::Leave;
             ((user, room), UserRoomRow { membership, event: row.event, since, before, forgotten: row.forgotten })

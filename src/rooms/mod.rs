@@ -52,6 +52,7 @@ pub mod state;
 pub mod summary;
 pub mod third_party;
 pub mod token;
+pub mod unread;
 pub mod upgrade;
 pub mod view;
 
@@ -123,6 +124,8 @@ pub struct Rooms {
     in_vain: backfill::InVain,
     /// Events that wait to be sent.
     pub delayed: delayed::Delayed,
+    /// What the people of this server have not read.
+    pub unread: unread::Unread,
     /// Who is there.
     presence: presence::Tracker,
     /// Events of other servers that wait to be taken in.
@@ -201,13 +204,14 @@ impl Rooms {
             key: Arc::clone(&remote.key),
             users,
             remote,
-            cache: Cache::new(cache),
+            cache: Cache::new(cache / 16 * 15),
             open: Mutex::default(),
             aliases: Mutex::default(),
             receipts: Mutex::default(),
             heard: outside::Heard::new(heard),
             in_vain: backfill::InVain::default(),
             delayed: delayed::Delayed::default(),
+            unread: unread::Unread::new(cache / 16),
             presence: presence::Tracker::default(),
             inbox: inbox::Inbox::default(),
             partial: partial::Partials::default(),

@@ -24,7 +24,7 @@ use crate::{
     store::{
         Position, Ticket, Write,
         schema::{
-            EventNo, RoomNo, UserNo,
+            EventNo, RoomNo,
             delayed::DELAYED_AS,
             events::{
                 EVENTS, EventRow, HEADS, HISTORY, LEFTOVERS, RELATIONS, REMOVED, Standing, THREADS, TIMELINE,
@@ -32,9 +32,7 @@ use crate::{
             },
             federation::{OUTBOX, OutboxRow},
             numbers,
-            push::NOTIFICATIONS,
-            rooms::{MEMBERS, UNREAD},
-            users::ACCOUNTS,
+            push::NOTIFIED,
         },
     },
 };
@@ -131,7 +129,7 @@ fn waiting(rooms: &Rooms) -> Result<BTreeSet<EventNo>> {
 type Placed = (Arc<Known>, (u64, EventNo), Position);
 
 fn purge_room(rooms: &Rooms, room: &Room, before: u64, waiting: &BTreeSet<EventNo>) -> Result<u64> {
-    let (mut from, mut count, mut people) = ((0, EventNo(0)), 0, None);
+    let (mut from, mut count) = ((0, EventNo(0)), 0);
     loop {
         let mut old: Vec<Placed> = Vec::new();
         let mut removed = BTreeSet::new();
@@ -155,28 +153,14 @@ fn purge_room(rooms: &Rooms, room: &Room, before: u64, waiting: &BTreeSet<EventN
             }
         }
         if !old.is_empty() {
-            if people.is_none() {
-                people = Some(people_of(rooms, room.number)?);
-            }
-            remove(rooms, room, &old, people.as_deref().unwrap_or_default())?.wait()?;
+            remove(rooms, room, &old)?.wait()?;
+            rooms.unread.forget(room.number);
             count += old.len() as u64;
         }
         if !more {
             return Ok(count);
         }
     }
-}
-
-/// The people of this server who are, or were, in a room: whom it may have notified.
-fn people_of(rooms: &Rooms, room: RoomNo) -> Result<Vec<UserNo>> {
-    let mut people = Vec::new();
-    for row in rooms.store.scan(MEMBERS, &(room,)) {
-        let ((_, user), _) = row?;
-        if rooms.store.contains(ACCOUNTS, &user)? {
-            people.push(user);
-        }
-    }
-    Ok(people)
 }
 
 /// Whether nothing that stays needs this event.
@@ -191,7 +175,7 @@ fn may_go(rooms: &Rooms, room: &Room, known: &Known, removed: &BTreeSet<EventNo>
 }
 
 /// Takes events out of every place in which they are found.
-fn remove(rooms: &Rooms, room: &Room, events: &[Placed], people: &[UserNo]) -> Result<Ticket> {
+fn remove(rooms: &Rooms, room: &Room, events: &[Placed]) -> Result<Ticket> {
     // What happens in the room meanwhile may relate to these events.
     let _deciding = rooms.decide(room);
     let mut write = rooms.store.write();
@@ -207,10 +191,7 @@ fn remove(rooms: &Rooms, room: &Room, events: &[Placed], people: &[UserNo]) -> R
         write.delete(HISTORY, &(room.number, *depth, *number));
         if *at > Position(0) {
             write.delete(TIMELINE, &(room.number, *at));
-            for user in people {
-                write.delete(UNREAD, &(*user, room.number, *at));
-                write.delete(NOTIFICATIONS, &(*user, *at));
-            }
+            write.delete(NOTIFIED, &(room.number, *at));
         }
         if let Some(row) = write.get(TRANSACTION_OF, number)? {
             write.delete(TRANSACTIONS, &(row.user, row.fingerprint));

@@ -18,7 +18,7 @@ use crate::{
         Position,
         schema::{
             EventNo, RoomNo, UserNo, numbers,
-            rooms::{RECEIPTS, ReceiptRow, UNREAD},
+            rooms::{RECEIPTS, ReceiptRow},
         },
     },
 };
@@ -153,14 +153,14 @@ pub struct Count {
 /// What is unread in a room: outside of threads, and by thread.
 pub fn unread(look: &Look<'_>, room: RoomNo) -> Result<(Count, BTreeMap<EventNo, Count>)> {
     let (mut main, mut threads) = (Count::default(), BTreeMap::<EventNo, Count>::new());
-    for row in look.store().scan(UNREAD, &(look.reader.number, room)) {
-        let (_, row) = row?;
-        let count = match row.thread {
+    let tally = look.rooms.unread.of(look.store(), look.reader.number, room)?;
+    for item in tally.items() {
+        let count = match item.thread {
             Some(thread) => threads.entry(thread).or_default(),
             None => &mut main,
         };
-        count.notify += u64::from(row.notify);
-        count.highlight += u64::from(row.highlight);
+        count.notify += 1;
+        count.highlight += u64::from(item.highlight);
     }
     Ok((main, threads))
 }

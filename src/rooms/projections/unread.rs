@@ -1,7 +1,7 @@
 //! What people are told of: the push rules of every local member are evaluated once, with the event.
 //!
-//! An event that notifies somebody is unread until a receipt passes it ([`UNREAD`]), and one of their notifications
-//! for longer ([`NOTIFICATIONS`]), from where `push` takes it. Whoever sends an event has read up to it.
+//! An event that notifies somebody is one row for all of them ([`NOTIFIED`]), from where `push` takes it; it is unread
+//! until they have read past it. Whoever sends an event has read up to it. The reading side is [`crate::rooms::unread`].
 //!
 //! Spec: client-server-api#receiving-notifications
 
@@ -24,11 +24,10 @@ use crate::{
         projections::relations,
     },
     store::{
-        Slot, StoreError, Write,
+        Position, Slot, StoreError, Table, Write,
         schema::{
             EventNo, RoomNo, UserNo, numbers,
-            push::{NOTIFICATIONS, NotificationRow, READ_AT},
-            rooms::{UNREAD, UnreadRow},
+            push::{EVERY_THREAD, MAIN_TIMELINE, NOTIFIED, NotifiedRow, SPOKE_AT, Told},
             users::{ACCOUNT_DATA, GLOBAL},
         },
     },
@@ -38,19 +37,19 @@ use crate::{
 /// How many relations lead from an event to its thread at most.  Spec: client-server-api#receiving-notifications
 const MOST_STEPS: usize = 3;
 
-/// Counts the event for those whom it concerns.
+/// Notes the event for those whom it concerns.
 pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
     let event = appended.event;
     let sender = numbers::user(write, &event.sender)?;
-    let room = appended.room.number;
     let mut thread = None;
     if appended.rooms.is_local(&event.sender) {
         // Who talks in a thread has not read what was said beside it, and the other way round.
         let own = *thread.get_or_insert(thread_of(write, appended)?);
-        clear(write, sender, room, |row| row.thread == own)?;
+        spoke(write, appended, sender, own)?;
     }
     let subject = Subject::new(event);
     let mut levels = None;
+    let mut told = Vec::new();
     for user in concerned(write, appended)?.into_iter().filter(|user| *user != sender) {
         let Some(id) = write.get(numbers::USERS, &user)? else { continue };
         let rules = push_rules::of(&appended.rooms.users, user, &id)?;
@@ -66,14 +65,16 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
         };
         let actions = evaluate(&rules, &subject, &context);
         if actions.notify() && !ignores(write, user, &event.sender)? {
-            let thread = match thread {
-                Some(thread) => thread,
-                None => *thread.insert(thread_of(write, appended)?),
-            };
-            let place = Place { room, number: appended.number, event, slot: appended.slot, thread };
-            notify(write, appended.rooms, user, &place, &actions)?;
+            tell(&mut told, user, &actions)?;
         }
     }
+    if told.is_empty() {
+        return Ok(());
+    }
+    let thread = thread.map_or_else(|| thread_of(write, appended), Ok)?;
+    let (place, number) = ((appended.room.number, appended.slot), appended.number);
+    let (ts, call) = (appended.rooms.clock.now(), event.kind == "m.call.invite");
+    note(write, place, NotifiedRow { event: number, ts, thread, call, told });
     Ok(())
 }
 
@@ -107,62 +108,62 @@ pub fn invited(
     let subject = Subject::new(event);
     let context = Context { user: &id, display_name: None, member_count: 0, power_levels: None };
     let actions = evaluate(&rules, &subject, &context);
-    match actions.notify() {
-        true => notify(write, rooms, user, &Place { room, number, event, slot, thread: None }, &actions),
-        false => Ok(()),
+    if actions.notify() {
+        let mut told = Vec::new();
+        tell(&mut told, user, &actions)?;
+        let ts = rooms.clock.now();
+        note(write, (room, slot), NotifiedRow { event: number, ts, thread: None, call: false, told });
     }
+    Ok(())
 }
 
-/// Where the event stands of which somebody is notified.
-struct Place<'a> {
-    room: RoomNo,
-    number: EventNo,
-    event: &'a Event,
-    slot: Slot,
-    thread: Option<EventNo>,
-}
-
-fn notify(write: &mut Write, rooms: &Rooms, user: UserNo, place: &Place<'_>, actions: &Actions<'_>) -> Result<()> {
-    let (room, event, thread) = (place.room, place.number, place.thread);
-    let highlight = actions.highlight();
-    let call = place.event.kind == "m.call.invite";
-    let row = UnreadRow { notify: true, highlight, call, thread, event };
-    write.put_at(UNREAD, place.slot, move |at| ((user, room, at), row));
+/// Adds a user to those who are told of an event.
+fn tell(told: &mut Vec<Told>, user: UserNo, actions: &Actions<'_>) -> Result<()> {
     let plain = actions.list.len() == 1;
-    let actions = (!plain).then(|| serde_json::to_string(actions.list)).transpose().map_err(Error::internal)?;
-    let row = NotificationRow { room, event, ts: rooms.clock.now(), highlight, actions };
-    write.put_at(NOTIFICATIONS, place.slot, move |at| ((user, at), row));
+    let text = (!plain).then(|| serde_json::to_string(actions.list)).transpose().map_err(Error::internal)?;
+    let highlight = actions.highlight();
+    match told.iter_mut().find(|told| told.highlight == highlight && told.actions == text) {
+        Some(told) => told.users.push(user),
+        None => told.push(Told { users: vec![user], highlight, actions: text }),
+    }
     Ok(())
 }
 
-/// Takes away those unread rows of a user in a room that are covered.
-pub fn clear(
-    write: &mut Write,
-    user: UserNo,
-    room: RoomNo,
-    covers: impl Fn(&UnreadRow) -> bool,
-) -> Result<(), StoreError> {
-    let rows = write.scan(UNREAD, &(user, room))?;
-    take(write, user, rows.into_iter().filter(|(_, row)| covers(row)).map(|(key, _)| key))
+fn note(write: &mut Write, (room, slot): (RoomNo, Slot), row: NotifiedRow) {
+    write.put_at(NOTIFIED, slot, move |at| ((room, at), row));
 }
 
-/// Takes away unread rows of a user.
-pub fn take(
-    write: &mut Write,
-    user: UserNo,
-    keys: impl Iterator<Item = (UserNo, RoomNo, crate::store::Position)>,
-) -> Result<(), StoreError> {
-    let mut any = false;
-    for key in keys {
-        write.delete(UNREAD, &key);
-        any = true;
-    }
-    if any {
-        let slot = write.slot();
-        write.put_at(READ_AT, slot, move |at| (user, at));
-        write.wake(user);
+/// Notes that a user has said something in a thread, or outside of all, and so has read what was said there.
+fn spoke(write: &mut Write, appended: &Appended<'_>, user: UserNo, thread: Option<EventNo>) -> Result<()> {
+    let room = appended.room.number;
+    let place = thread.unwrap_or(MAIN_TIMELINE);
+    write.put_at(SPOKE_AT, appended.slot, move |at| ((user, room, place), at));
+    if let Some(read) = appended.rooms.unread.all_read(user, room, |item| item.thread == thread) {
+        write.put(SPOKE_AT, &(user, room, EVERY_THREAD), &read);
+        drop_older(write, SPOKE_AT, (user, room), read)?;
     }
     Ok(())
+}
+
+/// Removes the marks of threads that one of every thread has passed.
+pub fn drop_older(
+    write: &mut Write,
+    marks: Table<(UserNo, RoomNo, EventNo), Position>,
+    place: (UserNo, RoomNo),
+    read: Position,
+) -> Result<(), StoreError> {
+    for (key, at) in write.scan(marks, &place)? {
+        if at < read {
+            write.delete(marks, &key);
+        }
+    }
+    Ok(())
+}
+
+/// Whatever a user was told of in a room up to now is no news any more.
+pub fn clear(write: &mut Write, user: UserNo, room: RoomNo, slot: Slot) {
+    write.put_at(SPOKE_AT, slot, move |at| ((user, room, EVERY_THREAD), at));
+    write.wake(user);
 }
 
 /// Whoever is not in a room any more, nor invited, has nothing unread there.
@@ -173,7 +174,7 @@ pub fn forget(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     let membership = delta.new.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave);
     if delta.rooms.is_local(user) && !matches!(membership, MembershipState::Join | MembershipState::Invite) {
         let user = numbers::user(write, user)?;
-        clear(write, user, delta.room.number, |_| true)?;
+        clear(write, user, delta.room.number, delta.slot);
     }
     Ok(())
 }

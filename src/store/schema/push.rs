@@ -57,18 +57,32 @@ pub struct PushedRow {
 /// How far each pusher has got, by its key in [`PUSHERS`]. Begun by `users::pushers`, written by `push`.
 pub const PUSHED: Table<(UserNo, String, String), PushedRow> = Table::new("pushed");
 
-/// Something that a local user is, or was, notified of.
+/// Something of which local users are, or were, notified: an event, or an invite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotificationRow {
-    /// Where it happened.
-    #[serde(rename = "r")]
-    pub room: RoomNo,
+pub struct NotifiedRow {
     /// The event.
     #[serde(rename = "e")]
     pub event: EventNo,
     /// When, in milliseconds since the epoch.
     #[serde(rename = "t")]
     pub ts: u64,
+    /// The root of its thread.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<EventNo>,
+    /// Whether it is a call.
+    #[serde(rename = "c", default, skip_serializing_if = "std::ops::Not::not")]
+    pub call: bool,
+    /// Who is told, by how.
+    #[serde(rename = "p")]
+    pub told: Vec<Told>,
+}
+
+/// Those whose push rules say the same of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Who.
+    #[serde(rename = "u")]
+    pub users: Vec<UserNo>,
     /// Whether it is highlighted.
     #[serde(rename = "h", default, skip_serializing_if = "std::ops::Not::not")]
     pub highlight: bool,
@@ -77,10 +91,28 @@ pub struct NotificationRow {
     pub actions: Option<String>,
 }
 
-/// What local users were notified of, in the order of the log. The place is that of the row in
-/// [`super::rooms::UNREAD`], which is gone once it was read. Written by `rooms::projections::unread`, and shortened
-/// by `push`.
-pub const NOTIFICATIONS: Table<(UserNo, Position), NotificationRow> = Table::new("notifications");
+impl NotifiedRow {
+    /// How a user is told; nothing for whom it does not concern.
+    pub fn to(&self, user: UserNo) -> Option<&Told> {
+        self.told.iter().find(|told| told.users.contains(&user))
+    }
+}
 
-/// Where in the log something stopped being unread for a user, for the last time. Written with that.
-pub const READ_AT: Table<UserNo, Position> = Table::new("read_at");
+/// What local users were notified of, by room, at the position of the event or of the invite. One row serves all
+/// of them: for whom it is unread say [`READ_TO`] and [`SPOKE_AT`]. Written by `rooms::projections::unread`, and
+/// shortened by `push`.
+pub const NOTIFIED: Table<(RoomNo, Position), NotifiedRow> = Table::new("notified");
+
+/// Stands for the main timeline where the root of a thread stands otherwise.
+pub const MAIN_TIMELINE: EventNo = EventNo(u64::MAX - 1);
+
+/// Stands for the main timeline and all threads where the root of a thread stands otherwise.
+pub const EVERY_THREAD: EventNo = EventNo(u64::MAX);
+
+/// Up to where in the log a local user's receipts go: `(user, room, root of the thread)`. Only ever moved on, with
+/// the receipts.
+pub const READ_TO: Table<(UserNo, RoomNo, EventNo), Position> = Table::new("read_to");
+
+/// Where in the log a local user has spoken last, and so has read what came before: as [`READ_TO`]. A row of its own,
+/// because receipts and events are written under different locks.
+pub const SPOKE_AT: Table<(UserNo, RoomNo, EventNo), Position> = Table::new("spoke_at");

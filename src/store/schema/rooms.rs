@@ -123,30 +123,6 @@ pub const RECEIPTS: Table<(RoomNo, Position), ReceiptRow> = Table::new("receipts
 /// has an empty thread.
 pub const RECEIPT_AT: Table<(RoomNo, UserNo, String, String), Position> = Table::new("receipt_at");
 
-/// An event that counts as unread for a local user, until a receipt passes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnreadRow {
-    /// Whether it notifies.
-    #[serde(rename = "n")]
-    pub notify: bool,
-    /// Whether it also highlights.
-    #[serde(rename = "h")]
-    pub highlight: bool,
-    /// Whether it is a call.
-    #[serde(rename = "c", default, skip_serializing_if = "std::ops::Not::not")]
-    pub call: bool,
-    /// The root of its thread.
-    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
-    pub thread: Option<EventNo>,
-    /// The event.
-    #[serde(rename = "e")]
-    pub event: EventNo,
-}
-
-/// One row per user, room and unread event, at the position of the event or of the invite. Written by
-/// `rooms::projections::unread`, removed by receipts.
-pub const UNREAD: Table<(UserNo, RoomNo, Position), UnreadRow> = Table::new("unread");
-
 /// Aliases of this server and the room each points to. Written by `rooms::aliases`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AliasRow {
