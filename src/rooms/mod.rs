@@ -30,6 +30,7 @@ pub mod inviting;
 pub mod joining;
 pub mod membership;
 pub mod notices;
+pub mod onlooker;
 pub mod outside;
 pub mod partial;
 pub mod people;

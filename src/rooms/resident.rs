@@ -22,22 +22,24 @@ use crate::{
         canonical::{Object, Value},
         event::Event,
         sign,
-        visibility::{self, HistoryVisibility},
     },
-    store::schema::events::Standing,
+    store::schema::{EventNo, events::Standing},
 };
 
 /// Fails with 403 `M_FORBIDDEN` if the room's server ACL keeps a server out.
 ///
 /// Spec: server-server-api#server-access-control-lists-acls
 pub fn check_acl(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<()> {
-    let current = rooms.current(room.number)?;
-    match rooms.in_state(&current, "m.room.server_acl", "")? {
-        Some(acl) if !ServerAcl::new(&acl.event).allows(server) => {
-            Err(Error::forbidden(format!("{server} may not take part in this room")))
-        }
-        _ => Ok(()),
+    match acl_allows(rooms, room, server)? {
+        true => Ok(()),
+        false => Err(Error::forbidden(format!("{server} may not take part in this room"))),
     }
+}
+
+/// Whether the room's server ACL lets a server take part.
+pub fn acl_allows(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<bool> {
+    let acl = rooms.in_state(&rooms.current(room.number)?, "m.room.server_acl", "")?;
+    Ok(acl.is_none_or(|acl| ServerAcl::new(&acl.event).allows(server)))
 }
 
 /// Fails with 404 `M_NOT_FOUND` unless a user of this server is in the room.
@@ -45,15 +47,6 @@ pub fn check_in_room(rooms: &Rooms, room: &Room) -> Result<()> {
     match super::ephemeral::locals(rooms, room.number)?.is_empty() {
         true => Err(Error::not_found("this server is not in the room")),
         false => Ok(()),
-    }
-}
-
-/// Fails with 403 `M_FORBIDDEN` unless a user of that server is in the room, or the world may read it.
-pub fn check_server_in_room(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<()> {
-    use crate::store::schema::rooms::ROOM_SERVERS;
-    match rooms.store.contains(ROOM_SERVERS, &(room.number, server.as_str().to_owned()))? {
-        true => Ok(()),
-        false => Err(Error::forbidden(format!("{server} is not in this room"))),
     }
 }
 
@@ -153,17 +146,30 @@ fn authorised_by_us(rooms: &Rooms, pdu: &Object) -> bool {
 
 /// All events that the events with these IDs rest on, without themselves unless they rest on each other.
 pub fn auth_chain(rooms: &Rooms, of: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<Arc<Known>>> {
-    let mut open: VecDeque<OwnedEventId> = of.into_iter().collect();
+    auth_chain_numbers(rooms, of)?.into_iter().map(|number| rooms.known(number)).collect()
+}
+
+/// The same by their numbers: the chain of a large room is not held in memory as a whole.
+pub fn auth_chain_numbers(rooms: &Rooms, of: impl IntoIterator<Item = OwnedEventId>) -> Result<Vec<EventNo>> {
+    let mut open: VecDeque<OwnedEventId> = VecDeque::new();
     let mut seen = BTreeSet::new();
     let mut chain = Vec::new();
-    while let Some(id) = open.pop_front() {
-        let Some(known) = rooms.by_id(&id)? else { continue };
-        for auth in &known.event.auth_events {
+    let mut note = |auth_events: &[OwnedEventId], open: &mut VecDeque<OwnedEventId>| {
+        for auth in auth_events {
             if seen.insert(auth.clone()) {
                 open.push_back(auth.clone());
-                chain.extend(rooms.by_id(auth)?);
             }
         }
+    };
+    for id in of {
+        if let Some(known) = rooms.by_id(&id)? {
+            note(&known.event.auth_events, &mut open);
+        }
+    }
+    while let Some(id) = open.pop_front() {
+        let Some(known) = rooms.by_id(&id)? else { continue };
+        chain.push(known.number);
+        note(&known.event.auth_events, &mut open);
     }
     Ok(chain)
 }
@@ -177,15 +183,22 @@ pub struct Snapshot {
     pub auth_chain: Vec<Arc<Known>>,
 }
 
-/// The state before an event with its auth chain.
+/// The state before an event.
 ///
 /// Errors: 404 `M_NOT_FOUND` if the event is not known or has no place in the room.
-pub fn state_before(rooms: &Rooms, room: &Room, event_id: &EventId) -> Result<Snapshot> {
+pub fn state_before(rooms: &Rooms, room: &Room, event_id: &EventId) -> Result<State> {
     super::partial::check_whole(room)?;
     let not_found = || Error::not_found("this server does not know the state at that event");
     let known = rooms.by_id(event_id)?.filter(|known| known.room == room.number).ok_or_else(not_found)?;
-    let state = rooms.state(known.before.ok_or_else(not_found)?)?;
-    snapshot(rooms, &state)
+    rooms.state(known.before.ok_or_else(not_found)?)
+}
+
+/// The numbers of the events of a state, and of its auth chain.
+pub fn snapshot_numbers(rooms: &Rooms, state: &State) -> Result<(Vec<EventNo>, Vec<EventNo>)> {
+    let state: Vec<EventNo> = state.iter().map(|(_, number)| number).collect();
+    let ids = state.iter().map(|number| Ok(rooms.known(*number)?.event.event_id.clone()));
+    let auth_chain = auth_chain_numbers(rooms, ids.collect::<Result<Vec<_>>>()?)?;
+    Ok((state, auth_chain))
 }
 
 fn snapshot(rooms: &Rooms, state: &State) -> Result<Snapshot> {
@@ -199,7 +212,7 @@ fn snapshot(rooms: &Rooms, state: &State) -> Result<Snapshot> {
 ///
 /// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 pub fn joined(rooms: &Rooms, room: &Room, join: &Known, omit_members: bool) -> Result<RoomState> {
-    let mut snapshot = state_before(rooms, room, &join.event.event_id)?;
+    let mut snapshot = snapshot(rooms, &state_before(rooms, room, &join.event.event_id)?)?;
     let servers = match omit_members {
         true => {
             leave_out_members(rooms, room, &mut snapshot, join)?;
@@ -249,42 +262,6 @@ fn leave_out_members(rooms: &Rooms, room: &Room, snapshot: &mut Snapshot, join: 
     )?;
     snapshot.auth_chain.retain(|known| !in_state.contains(&known.number));
     Ok(())
-}
-
-/// Whether a server in the room may be given the content of an event.
-///
-/// Spec: server-server-api#backfilling-and-retrieving-missing-events
-pub fn may_see(rooms: &Rooms, server: &ServerName, known: &Known) -> Result<bool> {
-    let Some(before) = known.before else { return Ok(true) };
-    let state = rooms.state(before)?;
-    if !known.event.is_state() && rooms.is_local(&known.event.sender) && rooms.users.is_erased(&known.event.sender)? {
-        // Those who were there keep what they were told; nobody else is told again.
-        return Ok(memberships_of(rooms, server, known, &state)?.contains(&MembershipState::Join));
-    }
-    let history = rooms.in_state(&state, "m.room.history_visibility", "")?;
-    let visibility = history.map_or_else(Default::default, |known| visibility::of(&known.event));
-    let open = [HistoryVisibility::Shared, HistoryVisibility::WorldReadable];
-    if open.contains(&visibility) {
-        return Ok(true);
-    }
-    let memberships = memberships_of(rooms, server, known, &state)?;
-    Ok(visibility::server_may_see(&known.event, server, visibility, memberships))
-}
-
-/// The memberships of a server's users in a state.
-fn memberships_of(rooms: &Rooms, server: &ServerName, known: &Known, state: &State) -> Result<Vec<MembershipState>> {
-    use crate::store::schema::{numbers, rooms::MEMBERS};
-    let mut memberships = Vec::new();
-    for row in rooms.store.scan(MEMBERS, &(known.room,)) {
-        let ((_, user), _) = row?;
-        let Some(user) = numbers::user_id(&rooms.store, user)? else { continue };
-        if user.server_name() == server
-            && let Some(member) = rooms.in_state(state, "m.room.member", user.as_str())?
-        {
-            memberships.extend(member.event.membership());
-        }
-    }
-    Ok(memberships)
 }
 
 /// The error for a restricted room whose conditions this server cannot check.

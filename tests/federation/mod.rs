@@ -13,6 +13,7 @@ mod permitted;
 mod policy;
 mod presence;
 mod rooms;
+mod serving;
 mod signed;
 mod simulation;
 mod third_party;

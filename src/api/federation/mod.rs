@@ -6,6 +6,7 @@ mod edu;
 mod events;
 mod invite;
 mod keys;
+mod lists;
 mod membership;
 mod openid;
 mod public;
@@ -73,21 +74,13 @@ fn room(ctx: &Ctx, id: &RoomId, origin: &ServerName) -> Result<Arc<Room>> {
     Ok(room)
 }
 
-/// The same, for what only servers in the room may ask.
-fn shared_room(ctx: &Ctx, id: &RoomId, origin: &ServerName) -> Result<Arc<Room>> {
-    let room = room(ctx, id, origin)?;
-    resident::check_server_in_room(&ctx.rooms, &room, origin)?;
-    Ok(room)
-}
-
-/// A room that this server is in or has been in, as a server that was in it then may still ask for its state: whoever
-/// has come in just before the last of the others has left would never learn who is there.
+/// The same, also if this server has been in the room and is no more: whoever has come in just before its last user
+/// has left would never learn who else is there.
 ///
 /// Errors: 404 `M_NOT_FOUND`, 403 `M_FORBIDDEN`.
 fn remembered_room(ctx: &Ctx, id: &RoomId, origin: &ServerName) -> Result<Arc<Room>> {
     let room = ctx.rooms.find(id)?;
     resident::check_acl(&ctx.rooms, &room, origin)?;
-    resident::check_server_in_room(&ctx.rooms, &room, origin)?;
     Ok(room)
 }
 
