@@ -26,6 +26,12 @@ use crate::{
 /// How many events one request may pass over while it looks for those that it may show.
 const MOST_PASSED: usize = 2_000;
 
+/// How far around its likely place, in depth, an event is sought by its time; and how many that fit are compared.
+const AROUND: u64 = 1_000;
+const CANDIDATES: usize = 100;
+/// How many events are asked for the time at which they were sent.
+const WITNESSES: usize = 5;
+
 /// Which way a page goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -100,8 +106,9 @@ fn rows_end(direction: Direction, rows: &mut Scan<(RoomNo, u64, EventNo), Positi
     })
 }
 
-/// The event closest to a moment (milliseconds since the epoch), in one direction, that `keep` wants.
-/// Senders' clocks differ, so that the order of the room does not tell: every event is looked at.
+/// The event closest to a moment (milliseconds since the epoch), not before it (forward) or not after it (backward),
+/// that `keep` wants. Time goes with depth, nearly: it is sought there, and among those around for the closest, since
+/// the clocks of senders differ.
 ///
 /// Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
 pub fn closest(
@@ -109,24 +116,41 @@ pub fn closest(
     room: RoomNo,
     moment: u64,
     direction: Direction,
-    mut keep: impl FnMut(&Known) -> Result<bool>,
+    mut keep: impl FnMut(&Arc<Known>) -> Result<bool>,
 ) -> Result<Option<Arc<Known>>> {
-    let mut best: Option<Arc<Known>> = None;
-    for row in rooms.store.scan(HISTORY, &(room,)) {
-        let ((_, _, number), _) = row?;
-        let known = rooms.known(number)?;
+    let depth = depth_at(rooms, room, moment)?;
+    let from = match direction {
+        Direction::Forward => Cursor { depth: depth.saturating_sub(AROUND), event: EventNo(0) },
+        Direction::Backward => Cursor { depth: depth.saturating_add(AROUND), event: EventNo(0) },
+    };
+    let found = page(rooms, room, direction, from, None, CANDIDATES, |known| {
         let sent = known.event.origin_server_ts;
-        let (fits, better) = match direction {
-            Direction::Forward => (sent >= moment, best.as_ref().is_none_or(|best| sent < best.event.origin_server_ts)),
-            Direction::Backward => {
-                (sent <= moment, best.as_ref().is_none_or(|best| sent >= best.event.origin_server_ts))
-            }
-        };
-        if fits && better && keep(&known)? {
-            best = Some(known);
+        let fits = if direction == Direction::Forward { sent >= moment } else { sent <= moment };
+        Ok(fits && keep(known)?)
+    })?;
+    // Of several at the same time, the one that comes first on the way.
+    Ok(found.events.into_iter().min_by_key(|known| known.event.origin_server_ts.abs_diff(moment)))
+}
+
+/// The least depth at which events are not from before a moment, if time went with depth. A few of them together say
+/// how late it was: a single clock may be wrong.
+fn depth_at(rooms: &Rooms, room: RoomNo, moment: u64) -> Result<u64> {
+    let (mut low, mut high) = (0, rooms.published(room)?.depth + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let (mut first, mut times) = (None, Vec::with_capacity(WITNESSES));
+        for row in rooms.store.range(HISTORY, &(room, middle), &(room, high)).take(WITNESSES) {
+            let ((_, depth, number), _) = row?;
+            first.get_or_insert(depth);
+            times.push(rooms.known(number)?.event.origin_server_ts);
+        }
+        times.sort_unstable();
+        match (first, times.get(times.len() / 2)) {
+            (Some(depth), Some(median)) if *median < moment => low = depth + 1,
+            _ => high = middle,
         }
     }
-    Ok(best)
+    Ok(low)
 }
 
 /// The place in a room's history that a token means: one of `/messages`, or one of `/sync`.

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     store::schema::{
-        EventNo, RoomNo,
+        RoomNo,
         events::HISTORY,
         numbers,
         rooms::{MEMBERS, MemberRow},
@@ -32,8 +32,6 @@ use crate::{
 
 /// How many events a page holds at most.
 const MOST_EVENTS: usize = 1_000;
-/// How many events of the very same time are looked through for the last of them.
-const SAME_TIME: u64 = 1_000;
 /// How many events are looked back through for one whose state is known.
 const MOST_BACK: usize = 100;
 
@@ -253,29 +251,7 @@ pub fn context(
 /// Spec: client-server-api#get_matrixclientv1roomsroomidtimestamp_to_event
 pub fn at_time(rooms: &Rooms, viewer: &Viewer<'_>, room: &RoomId, time: u64, direction: Direction) -> Result<AtTime> {
     let (room, _) = access::look(rooms, room, viewer.user())?;
-    // Time goes with depth, nearly; the walk from there on looks at the clock of each event.
-    let (mut low, mut high) = (0, rooms.published(room.number)?.depth + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let next = rooms.store.range(HISTORY, &(room.number, middle), &(room.number, high)).next().transpose()?;
-        match next {
-            Some(((_, depth, number), _)) if rooms.known(number)?.event.origin_server_ts < time => low = depth + 1,
-            _ => high = middle,
-        }
-    }
-    let from = match direction {
-        Direction::Forward => Cursor { depth: low, event: EventNo(0) },
-        // Those at the same time as well.
-        Direction::Backward => Cursor { depth: low.saturating_add(SAME_TIME), event: EventNo(0) },
-    };
-    let page = history::page(rooms, room.number, direction, from, None, 1, |known| {
-        let fits = match direction {
-            Direction::Forward => known.event.origin_server_ts >= time,
-            Direction::Backward => known.event.origin_server_ts <= time,
-        };
-        Ok(fits && viewer.may_see(known)?)
-    })?;
-    let event = page.events.into_iter().next();
+    let event = history::closest(rooms, room.number, time, direction, |known| viewer.may_see(known))?;
     let is_uncertain = backfill::is_shared(rooms, room.number)?
         && match (direction, &event) {
             (Direction::Forward, Some(known)) => backfill::gap(rooms, [known])?.is_some(),

@@ -1,5 +1,7 @@
 //! What a server tells others of its rooms: which events, which states, and to whom.
 
+use std::time::Duration;
+
 use http::Method;
 use ingle::{protocol::event::Event, rooms::append::NewEvent};
 use ruma::{OwnedRoomId, RoomVersionId};
@@ -186,4 +188,37 @@ async fn what_a_servers_users_may_not_read_is_told_without_its_content() {
     assert_eq!(said(&past["pdus"]), ["seen", "m.room.member", "m.room.message"]);
     let gap = scene.missing(&seen, json!({ "limit": 2 })).await.ok();
     assert_eq!(said(&gap["events"]), ["m.room.message", "m.room.member"]);
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_time_though_clocks_differ() {
+    let scene = scene().await;
+    let Scene { a, b, ann, bob, id } = &scene;
+    let start = a.ctx.clock.now();
+    let mut ids = Vec::new();
+    for text in ["one", "two", "three", "four", "five", "six"] {
+        a.later(Duration::from_secs(100));
+        say(ann, id, text).await;
+        ids.push(ann.last(id.as_str()).await);
+    }
+    // Two from the far future and the far past, in the middle of the present.
+    for (time, text) in [(start + 70_000_000, "future"), (1, "past")] {
+        let mut wrong = message(bob, text);
+        wrong.timestamp = Some(ruma::MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(time)));
+        assert_eq!(send(b, a, text, &[&forge(bob, id, wrong, &[])]).await, Vec::<String>::new());
+    }
+    let found = async |seconds: u64, dir: &str| {
+        let moment = start + seconds * 1_000;
+        let path = format!("timestamp_to_event/{}?ts={moment}&dir={dir}", quoted(id.as_str()));
+        let theirs = scene.ask(&path).await.ok();
+        let path = format!("/_matrix/client/v1/rooms/{}/timestamp_to_event?ts={moment}&dir={dir}", quoted(id.as_str()));
+        let ours = ann.get(&path).await.ok();
+        assert_eq!(theirs["event_id"], ours["event_id"]);
+        ids.iter().position(|id| theirs["event_id"] == **id)
+    };
+    assert_eq!([found(250, "f").await, found(250, "b").await], [Some(2), Some(1)]);
+    assert_eq!([found(300, "f").await, found(300, "b").await], [Some(2), Some(2)]);
+    assert_eq!([found(600, "f").await, found(601, "b").await], [Some(5), Some(5)]);
+    // Only the one from the future is after that.
+    assert_eq!(found(601, "f").await, None);
 }
