@@ -24,8 +24,12 @@ use crate::error::{Error, Result};
 const DEPTH: usize = 100;
 /// How long a path argument may be: longer than any identifier of the specification.
 const ARGUMENT: usize = 1024;
-/// How many KiB of bodies may be held in memory at once.
-const BODIES: usize = 64 << 10;
+/// How many KiB of bodies may be held in memory at once: of those up to 1 MiB, and of larger ones, so that whoever lets
+/// the latter come slowly keeps nobody waiting but their like.
+const BODIES: usize = 48 << 10;
+const LARGE_BODIES: usize = 32 << 10;
+/// Beyond how many KiB a body is large: what ends the last one counts as a whole.
+const LARGE: usize = (1 << 10) + 1;
 /// How long a client may take to send a body that is read as a whole.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -76,11 +80,14 @@ impl Body {
 
 /// The memory for all bodies that are read as a whole.
 #[derive(Clone)]
-pub(super) struct Memory(Arc<Semaphore>);
+pub(super) struct Memory {
+    usual: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
 
 impl Memory {
     pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(BODIES)))
+        Self { usual: Arc::new(Semaphore::new(BODIES)), large: Arc::new(Semaphore::new(LARGE_BODIES)) }
     }
 
     /// Reads a body within its limit and that for all together. The permit is kept as long as the body.
@@ -95,9 +102,10 @@ impl Memory {
         if length.is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
-        let kib = (length.unwrap_or(limit) / 1024 + 1).min(BODIES);
-        let permits = u32::try_from(kib).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.0).acquire_many_owned(permits).await.map_err(Error::internal)?;
+        let kib = length.unwrap_or(limit) / 1024 + 1;
+        let (pool, most) = if kib > LARGE { (&self.large, LARGE_BODIES) } else { (&self.usual, BODIES) };
+        let permits = u32::try_from(kib.min(most)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(pool).acquire_many_owned(permits).await.map_err(Error::internal)?;
         Ok((body.read(limit).await?, Some(permit)))
     }
 }
@@ -331,5 +339,22 @@ mod tests {
         };
         assert_eq!(pieces(3).read(15).await.map(|body| body.len()).ok(), Some(15));
         assert_eq!(pieces(1000).read(15).await.map_err(|error| error.errcode.into_owned()), Err("M_TOO_LARGE".into()));
+    }
+
+    #[tokio::test]
+    async fn large_bodies_that_do_not_come_hold_up_no_small_ones() {
+        let memory = Memory::new();
+        let read = |length: usize, body| {
+            let headers = HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
+            let memory = memory.clone();
+            async move { memory.read(body, &headers, 10 << 20).await.map(|(body, _)| body.len()) }
+        };
+        let never = || Body::Pieces(Box::pin(futures_util::stream::pending()));
+        for _ in 0..8 {
+            tokio::spawn(read(9 << 20, never()));
+        }
+        tokio::task::yield_now().await;
+        let small = Body::Pieces(Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(b"12345"))])));
+        assert_eq!(read(1 << 20, small).await.ok(), Some(5));
     }
 }

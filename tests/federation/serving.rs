@@ -222,3 +222,15 @@ async fn an_event_is_found_by_its_time_though_clocks_differ() {
     // Only the one from the future is after that.
     assert_eq!(found(601, "f").await, None);
 }
+
+#[tokio::test]
+async fn a_transaction_may_be_as_large_as_its_events() {
+    let scene = scene().await;
+    let Scene { a, b, bob, id, .. } = &scene;
+    let text = "x".repeat(60_000);
+    let mut events = vec![forge(bob, id, message(bob, &text), &[])];
+    for _ in 1..20 {
+        events.push(forge(bob, id, message(bob, &text), &[&events[events.len() - 1]]));
+    }
+    assert_eq!(send(b, a, "large", &events.iter().collect::<Vec<_>>()).await, Vec::<String>::new());
+}

@@ -35,6 +35,7 @@ pub fn routes(to: &mut Routes) {
         .add(keys::notary_one)
         .add(keys::notary_many)
         .add(send::transaction)
+        .body_limit(send::LARGEST)
         .add(events::event_auth)
         .add(backfill::backfill)
         .add(backfill::missing_events)

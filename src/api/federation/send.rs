@@ -26,6 +26,8 @@ use crate::{
 const MOST_PDUS: usize = 50;
 /// How many ephemeral events a transaction may hold.
 const MOST_EDUS: usize = 100;
+/// How many bytes a transaction may have: as many as its events can, and then some.
+pub const LARGEST: usize = (MOST_PDUS + MOST_EDUS) * 64 * 1024;
 /// How many rooms are worked on at the same time.
 const ROOMS_AT_ONCE: usize = 8;
 
