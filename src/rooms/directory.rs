@@ -12,7 +12,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Rooms, aliases, summary};
+use super::{Rooms, aliases, onlooker, summary};
 use crate::{
     config::Publish,
     error::{Error, Result},
@@ -127,8 +127,8 @@ struct Theirs {
     total_room_count_estimate: Option<usize>,
 }
 
-/// The listed rooms that fit a query.
-pub fn list(rooms: &Rooms, query: &Query) -> Result<Listing> {
+/// The listed rooms that fit a query: for another server (`reader`), those that are its business.
+pub fn list(rooms: &Rooms, query: &Query, reader: Option<&ServerName>) -> Result<Listing> {
     let start = match &query.since {
         None => 0,
         Some(since) => since
@@ -143,6 +143,11 @@ pub fn list(rooms: &Rooms, query: &Query) -> Result<Listing> {
     for row in rooms.store.scan(PUBLISHED, &()) {
         let (number, ()) = row?;
         let Some(room) = rooms.open(number)? else { continue };
+        if let Some(reader) = reader
+            && !onlooker::is_open_to(rooms, &room, reader)?
+        {
+            continue;
+        }
         let summary = summary::of(rooms, &room)?;
         if fits(&summary, term.as_deref(), &query.kinds) {
             found.push(summary);

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     Room, Rooms,
     cache::Known,
-    doors, outside,
+    doors, onlooker, outside,
     summary::{self, Summary},
 };
 use crate::{
@@ -408,6 +408,9 @@ pub fn for_server(rooms: &Rooms, server: &ServerName, room: &Room, suggested_onl
 
 /// What is shown of a room to a server one of whose users may know of it.
 fn visible_to(rooms: &Rooms, room: &Room, server: &ServerName) -> Result<Option<Summary>> {
+    if !onlooker::is_open_to(rooms, room, server)? {
+        return Ok(None);
+    }
     let summary = summary::of(rooms, room)?;
     if is_open(&summary) || is_in(rooms, room.number, server)? {
         return Ok(Some(summary));

@@ -49,6 +49,43 @@ async fn the_directory_of_another_server_is_shown_if_that_allows_it() {
 }
 
 #[tokio::test]
+async fn rooms_that_are_not_for_a_server_are_not_shown_to_it() {
+    let network = network();
+    let a = network.server_with("a.example", |config| config.directory.allow_over_federation = true).await;
+    let (b, c) = (network.server("b.example").await, network.server("c.example").await);
+    let ann = a.with_user("ann").await;
+    let top = space(&ann, "Top").await;
+    let listed = |name| ann.create_room().with("name", name).with("preset", "public_chat").with("visibility", "public");
+    let open = listed("Open").await;
+    let local = listed("Local").with("creation_content", json!({ "m.federate": false })).await;
+    let guarded = listed("Guarded").await;
+    let acl = json!({ "allow": ["*"], "deny": ["b.example"] });
+    ann.set(&guarded, "m.room.server_acl", "", acl).await.ok();
+    for (order, child) in [("1", &open), ("2", &local), ("3", &guarded)] {
+        add(&ann, &top, child, order, "a.example").await;
+    }
+    let hierarchy = format!("/_matrix/federation/v1/hierarchy/{}", quoted(&top));
+    let search = json!({ "filter": { "generic_search_term": "l" } });
+    for (server, expected) in [(&b, &["Open"][..]), (&c, &["Guarded", "Open"])] {
+        let list = server.ask_server(&a, Method::GET, "/_matrix/federation/v1/publicRooms", None).await.ok();
+        let mut found = names(&list, "chunk");
+        found.sort();
+        assert_eq!(found, expected);
+        assert_eq!(list["total_room_count_estimate"], expected.len());
+        let uri = "/_matrix/federation/v1/publicRooms";
+        let none = server.ask_server(&a, Method::POST, uri, Some(search.clone())).await.ok();
+        assert_eq!(names(&none, "chunk"), Vec::<String>::new());
+        let shown = server.ask_server(&a, Method::GET, &hierarchy, None).await.ok();
+        let mut found = names(&shown, "children");
+        found.sort();
+        assert_eq!(found, expected);
+    }
+    assert_eq!(ann.get("/_matrix/client/v3/publicRooms").await.ok()["total_room_count_estimate"], 3);
+    let uri = format!("/_matrix/federation/v1/hierarchy/{}", quoted(&local));
+    c.ask_server(&a, Method::GET, &uri, None).await.is("404 M_NOT_FOUND");
+}
+
+#[tokio::test]
 async fn a_space_is_walked_across_servers() {
     let network = network();
     let (a, b, c) =

@@ -22,30 +22,30 @@ use crate::{
 };
 
 /// The directory of this server.
-pub async fn rooms(ctx: Ctx, _: Origin, req: get_public_rooms::v1::Request) -> Result<Reply> {
+pub async fn rooms(ctx: Ctx, origin: Origin, req: get_public_rooms::v1::Request) -> Result<Reply> {
     let query = Query { limit: req.limit.map(Into::into), since: req.since, ..Query::default() };
-    list(&ctx, &query, &req.room_network)
+    list(&ctx, &origin, &query, &req.room_network)
 }
 
 /// Those rooms of the directory that fit.
-pub async fn search(ctx: Ctx, _: Origin, req: get_public_rooms_filtered::v1::Request) -> Result<Reply> {
+pub async fn search(ctx: Ctx, origin: Origin, req: get_public_rooms_filtered::v1::Request) -> Result<Reply> {
     let query = Query {
         limit: req.limit.map(Into::into),
         since: req.since,
         term: req.filter.generic_search_term,
         kinds: req.filter.room_types,
     };
-    list(&ctx, &query, &req.room_network)
+    list(&ctx, &origin, &query, &req.room_network)
 }
 
-fn list(ctx: &Ctx, query: &Query, network: &RoomNetwork) -> Result<Reply> {
+fn list(ctx: &Ctx, origin: &Origin, query: &Query, network: &RoomNetwork) -> Result<Reply> {
     if !ctx.config.directory.allow_over_federation {
         return Err(Error::forbidden("this server shows its directory to its own users only"));
     }
     match network {
         // Those are the rooms of a bridge; what other servers may see of it, they see as rooms of Matrix.
         RoomNetwork::ThirdParty(_) => Reply::value(&directory::Listing::default()),
-        _ => Reply::value(&directory::list(&ctx.rooms, query)?),
+        _ => Reply::value(&directory::list(&ctx.rooms, query, Some(&origin.server))?),
     }
 }
 

@@ -61,7 +61,7 @@ pub async fn rooms(ctx: Ctx, user: Option<User>, raw: Raw) -> Result<Reply> {
         // Strangers do not choose whom this server asks.
         Some(_) if user.is_none() => Err(Error::missing_token()),
         Some(server) => Reply::value(&directory::elsewhere(&ctx.rooms, server, query, Default::default()).await?),
-        None => Reply::value(&directory::list(&ctx.rooms, &query)?),
+        None => Reply::value(&directory::list(&ctx.rooms, &query, None)?),
     }
 }
 
@@ -75,7 +75,7 @@ pub async fn search(ctx: Ctx, _: User, req: get_public_rooms_filtered::v3::Reque
     };
     match elsewhere(&ctx, req.server.as_deref()) {
         Some(server) => Reply::value(&directory::elsewhere(&ctx.rooms, server, query, req.room_network).await?),
-        None => Reply::value(&directory::list(&ctx.rooms, &query)?),
+        None => Reply::value(&directory::list(&ctx.rooms, &query, None)?),
     }
 }
 
