@@ -44,8 +44,14 @@ const MOST_KEYS: usize = 50;
 const LONGEST_KEY_ID: usize = 255;
 /// For how long a server is not asked again for the sake of others who want its keys vouched for, in milliseconds.
 const NOTARY_PAUSE: u64 = 60_000;
-/// Of how many servers it is remembered when they were asked.
+/// For how long a server is not asked again for the key of a request, whatever it is called, and for how long nobody
+/// is asked again for a key that nobody had, in milliseconds.
+const REQUEST_PAUSE: u64 = 10_000;
+const IN_VAIN_PAUSE: u64 = 60_000;
+/// Of how many servers it is remembered when they were asked, and of how many keys that nobody had them.
 const MOST_ASKED: usize = 2_000;
+/// How long an answer about keys may take: a server that is asked for the first time has to be found, too.
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// What a key takes in memory, roughly.
 const IN_MEMORY: u64 = 400;
 
@@ -58,6 +64,10 @@ pub struct Keys {
     asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
     /// When servers were last asked for the sake of others.
     asked: Cache<OwnedServerName, u64>,
+    /// When servers were last asked for the key of a request.
+    asked_for_requests: Cache<OwnedServerName, u64>,
+    /// When it was found that nobody has a key.
+    in_vain: Cache<(OwnedServerName, String), u64>,
 }
 
 /// What a server says about its keys. Spec: server-server-api#get_matrixkeyv2server
@@ -96,7 +106,15 @@ impl Keys {
     /// What the store has; of it about so many bytes stay in memory.
     pub(super) fn new(store: Store, permitted: Arc<Permitted>, memory: u64) -> Self {
         let cache = Cache::new(usize::try_from(memory / IN_MEMORY).unwrap_or(usize::MAX));
-        Self { store, permitted, cache, asking: Mutex::default(), asked: Cache::new(MOST_ASKED) }
+        Self {
+            store,
+            permitted,
+            cache,
+            asking: Mutex::default(),
+            asked: Cache::new(MOST_ASKED),
+            asked_for_requests: Cache::new(MOST_ASKED),
+            in_vain: Cache::new(MOST_ASKED),
+        }
     }
 
     /// A key that is known and fit for the purpose.
@@ -156,11 +174,18 @@ impl Keys {
 
     /// Whether it is long enough ago that a server was asked for the sake of others; it is `now`, then.
     fn may_ask(&self, server: &ServerName, now: u64) -> bool {
-        let due = self.asked.get(server).is_none_or(|last| now.abs_diff(last) >= NOTARY_PAUSE);
-        if due {
-            self.asked.insert(server.to_owned(), now);
+        is_due(&self.asked, server, now, NOTARY_PAUSE)
+    }
+
+    /// Whether anybody is asked for a key now. Whoever writes any name into a request, and any key, must not be able
+    /// to make this server ask that other one each time.
+    fn may_seek(&self, server: &ServerName, key_id: &str, purpose: Purpose, now: u64) -> bool {
+        let last = self.in_vain.get(&(server.to_owned(), key_id.to_owned()));
+        let is_sought = last.is_none_or(|last| now.abs_diff(last) >= IN_VAIN_PAUSE);
+        match purpose {
+            Purpose::Now(_) => is_sought && is_due(&self.asked_for_requests, server, now, REQUEST_PAUSE),
+            Purpose::Event(_) | Purpose::AnyTime => is_sought,
         }
-        due
     }
 
     fn asking(&self, server: &ServerName) -> Arc<tokio::sync::Mutex<()>> {
@@ -168,6 +193,15 @@ impl Keys {
         asking.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(asking.entry(server.to_owned()).or_default())
     }
+}
+
+/// Whether something was last done long enough ago; it is done `now`, then.
+fn is_due(last: &Cache<OwnedServerName, u64>, server: &ServerName, now: u64, pause: u64) -> bool {
+    let due = last.get(server).is_none_or(|last| now.abs_diff(last) >= pause);
+    if due {
+        last.insert(server.to_owned(), now);
+    }
+    due
 }
 
 impl Remote {
@@ -248,7 +282,7 @@ impl Remote {
             let _alone = asking.lock().await;
             if !kept()?.as_ref().is_some_and(holds)
                 && self.keys.may_ask(server, self.clock.now())
-                && let Err(error) = self.ask_server(server).await
+                && let Err(error) = self.ask_server(server, false).await
             {
                 tracing::debug!(%server, %error, "no keys to vouch for");
             }
@@ -264,24 +298,31 @@ impl Remote {
         }
         let asking = self.keys.asking(server);
         let _alone = asking.lock().await;
-        if self.keys.known(server, key_id, purpose).is_some() {
+        let now = self.clock.now();
+        let is_known = || self.keys.known(server, key_id, purpose).is_some();
+        if is_known() || !self.keys.may_seek(server, key_id, purpose, now) {
             return;
         }
-        if let Err(error) = self.ask_server(server).await {
+        // Whoever has signed a request is there, however long it was left alone.
+        let insist = matches!(purpose, Purpose::Now(_));
+        if let Err(error) = self.ask_server(server, insist).await {
             tracing::debug!(%server, %error, "no keys from the server itself");
         }
-        for notary in &self.config.federation.trusted_key_servers {
-            if self.keys.known(server, key_id, purpose).is_some() || notary == server {
+        for notary in self.config.federation.trusted_key_servers.iter().filter(|notary| *notary != server) {
+            if is_known() {
                 return;
             }
             if let Err(error) = self.ask_notary(notary, server).await {
                 tracing::debug!(%server, %notary, %error, "no keys from the notary");
             }
         }
+        if !is_known() {
+            self.keys.in_vain.insert((server.to_owned(), key_id.to_owned()), now);
+        }
     }
 
-    async fn ask_server(&self, server: &ServerName) -> Result<(), RemoteError> {
-        let patience = Patience { timeout: Duration::from_secs(10), limit: 256 * 1024, insist: false };
+    async fn ask_server(&self, server: &ServerName, insist: bool) -> Result<(), RemoteError> {
+        let patience = Patience { timeout: TIMEOUT, limit: 256 * 1024, insist };
         let body = self.ask_unsigned(server, get_server_keys::v2::Request::new(), patience).await?;
         let object = canonical::parse_object(&body, Numbers::Lax).map_err(nonsense)?;
         self.believe(server, &object)
@@ -292,7 +333,7 @@ impl Remote {
         struct Answer {
             server_keys: Vec<Object>,
         }
-        let patience = Patience { timeout: Duration::from_secs(10), limit: 1024 * 1024, insist: false };
+        let patience = Patience { timeout: TIMEOUT, limit: 1024 * 1024, insist: false };
         let now = self.clock.timestamp();
         let request = get_remote_server_keys::v2::Request::new(server.to_owned(), now);
         let body = self.ask_unsigned(notary, request, patience).await?;
@@ -302,7 +343,7 @@ impl Remote {
             let notary_key = |key_id: &str| self.keys.known(notary, key_id, Purpose::Now(self.clock.now()));
             let vouched = verify_json(object, notary.as_str(), notary_key).is_ok();
             if !vouched {
-                self.ask_server(notary).await?;
+                self.ask_server(notary, false).await?;
                 verify_json(object, notary.as_str(), notary_key).map_err(nonsense)?;
             }
             self.believe(server, object)?;
