@@ -171,9 +171,24 @@ impl Discovery {
         Self { clock, allow_private, resolver: Mutex::default(), well_known }
     }
 
+    /// Where a server answers, as [`Self::route`] finds it. It is found out, and remembered, also if whoever asks loses
+    /// patience: a web server that never answers must not cost every request all of its time. Nothing only if the
+    /// program stops.
+    pub async fn find<F>(
+        self: &Arc<Self>,
+        name: OwnedServerName,
+        fetch: impl FnOnce(String) -> F + Send + 'static,
+    ) -> Option<Route>
+    where
+        F: Future<Output = Option<(HeaderMap, Vec<u8>)>> + Send + 'static,
+    {
+        let discovery = Arc::clone(self);
+        tokio::spawn(async move { discovery.route(&name, fetch).await }).await.ok()
+    }
+
     /// Where a server answers. `fetch` gets `https://<host>/.well-known/matrix/server`, following redirects; nothing
     /// if that cannot be reached, and an empty body if it is not there.
-    pub async fn route<F>(&self, name: &ServerName, fetch: impl FnOnce(String) -> F) -> Route
+    async fn route<F>(&self, name: &ServerName, fetch: impl FnOnce(String) -> F) -> Route
     where
         F: Future<Output = Option<(HeaderMap, Vec<u8>)>>,
     {
@@ -402,6 +417,23 @@ mod tests {
         // It is back; then it says that there is nothing any more.
         assert_eq!(asked.after(600, hour).await, to);
         assert_eq!(asked.after(3_600, Some((&[], ""))).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_remembered_though_nobody_waits_for_it_any_more() {
+        let discovery = Arc::new(Discovery::new(Clock::by_hand(1_782_000_000_000), false, 1 << 20));
+        let name = OwnedServerName::try_from("example.org").unwrap();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let asked = discovery.find(name.clone(), |_| async { answered.await.ok() });
+        // Whoever asks gives up.
+        assert!(futures_util::FutureExt::now_or_never(asked).is_none());
+        tokio::task::yield_now().await;
+        answer.send((HeaderMap::new(), A.as_bytes().to_vec())).unwrap();
+        while discovery.well_known.get(&name).is_none() {
+            tokio::task::yield_now().await;
+        }
+        let route = discovery.find(name, |_| async { unreachable!("nobody is asked again") }).await.unwrap();
+        assert_eq!(route.host, "a.example:443");
     }
 
     #[test]

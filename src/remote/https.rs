@@ -41,7 +41,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a connection of many requests may be silent, and then how long the other side has to say that it is there.
 const SILENCE: Duration = Duration::from_secs(20);
-/// How large a `.well-known` answer may be.
+/// How long a `.well-known` answer may take, with all its redirects, and how large it may be.
+const WELL_KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 const WELL_KNOWN_LIMIT: usize = 50 * 1024;
 /// How many redirects a `.well-known` request follows.
 const MOST_REDIRECTS: usize = 5;
@@ -80,23 +81,27 @@ impl Https {
     }
 
     async fn ask(&self, request: Outgoing) -> Result<http::Response<Incoming>, Failure> {
-        let route = self.discovery.route(&request.destination, |host| self.well_known(host)).await;
+        let web = self.web.clone();
+        let route = self.discovery.find(request.destination, |host| well_known(web, host)).await;
+        let route = route.ok_or_else(|| Failure::Unreachable("this server is stopping".to_owned()))?;
         let unreachable = |error: &dyn std::fmt::Display| Failure::Unreachable(error.to_string());
         let uri: Uri = format!("https://{}{}", route.host, request.uri).parse().map_err(|error| unreachable(&error))?;
         self.routes.insert(route.host.clone(), route);
         let Outgoing { method, headers, body, timeout, limit, .. } = request;
         ask(&self.servers, WebRequest { method, uri, headers, body, timeout, limit }).await
     }
+}
 
-    /// `https://<host>/.well-known/matrix/server`, redirects followed: nothing if there is no answer, or one of a
-    /// server in trouble; with an empty body if there is no such file.
-    async fn well_known(&self, host: String) -> Option<(HeaderMap, Vec<u8>)> {
+/// `https://<host>/.well-known/matrix/server`, redirects followed: nothing if there is no answer, or one of a server in
+/// trouble; with an empty body if there is no such file.
+async fn well_known(web: Client<Connector, Full<Bytes>>, host: String) -> Option<(HeaderMap, Vec<u8>)> {
+    let fetch = async {
         let mut uri: Uri = format!("https://{host}/.well-known/matrix/server").parse().ok()?;
         for _ in 0..=MOST_REDIRECTS {
             let mut request = http::Request::new(Full::default());
             *request.uri_mut() = uri.clone();
             request.headers_mut().insert(header::USER_AGENT, user_agent());
-            let answer = tokio::time::timeout(CONNECT, self.web.request(request)).await.ok()?.ok()?;
+            let answer = web.request(request).await.ok()?;
             if answer.status().is_redirection() {
                 uri = redirected(&uri, answer.headers().get(header::LOCATION)?.to_str().ok()?)?;
                 continue;
@@ -109,12 +114,12 @@ impl Https {
                 return Some((answer.headers().clone(), Vec::new()));
             }
             let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, WELL_KNOWN_LIMIT).collect();
-            let body = tokio::time::timeout(CONNECT, body).await.ok()?.ok()?;
+            let body = Limited::new(body, WELL_KNOWN_LIMIT).collect().await.ok()?;
             return Some((parts.headers, body.to_bytes().to_vec()));
         }
         None
-    }
+    };
+    tokio::time::timeout(WELL_KNOWN_TIMEOUT, fetch).await.ok()?
 }
 
 /// Sends a request.
@@ -217,11 +222,15 @@ struct Connector {
 impl Connector {
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
         let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?.as_str().to_owned();
-        let route = self.routes.as_ref().and_then(|routes| routes.get(&authority)).unwrap_or_else(|| {
-            let name = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-            Route { host: authority, targets: vec![(name.clone(), uri.port_u16().unwrap_or(usual))], name }
-        });
+        let route = match &self.routes {
+            // Of very many at the same time, one may be gone: then it must not be taken for a web server.
+            Some(routes) => routes.get(&authority).ok_or_else(|| io::Error::other("the way to it got lost"))?,
+            None => {
+                let name = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+                Route { host: authority, targets: vec![(name.clone(), uri.port_u16().unwrap_or(usual))], name }
+            }
+        };
         let plain = uri.scheme_str() == Some("http");
         if plain && !self.discovery.allows_private() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it does not speak https"));
