@@ -43,23 +43,25 @@ impl BackOff {
         self.rows.lock().get(server.as_str()).map(|row| row.retry).filter(|retry| *retry > now)
     }
 
-    /// Notes that a server did not answer. `jitter` is any random number: not everybody comes back at once.
-    pub fn failed(&self, server: &ServerName, now: u64, jitter: u64) -> Result<()> {
+    /// Notes that a server did not answer. `jitter` is any random number: not everybody comes back at once. Returns
+    /// whether it had answered before.
+    pub fn failed(&self, server: &ServerName, now: u64, jitter: u64) -> Result<bool> {
         let mut rows = self.rows.lock();
         if rows.len() >= MOST_SERVERS && !rows.contains_key(server.as_str()) {
-            return Ok(());
+            return Ok(false);
         }
         let row = rows.entry(server.as_str().to_owned()).or_insert(BackOffRow { since: now, failures: 0, retry: 0 });
         // Requests that failed together count once.
         if row.retry > now {
-            return Ok(());
+            return Ok(false);
         }
         row.failures = row.failures.saturating_add(1);
         row.retry = now + pause(row.failures, jitter);
+        let is_first = row.failures == 1;
         let mut write = self.store.write();
         write.put(BACK_OFF, &server.as_str().to_owned(), row);
         drop(write.commit()?);
-        Ok(())
+        Ok(is_first)
     }
 
     /// Notes that a server is there.
@@ -104,7 +106,8 @@ mod tests {
         let store = Store::in_memory();
         let server = server_name!("gone.example");
         let back_off = BackOff::load(&store).unwrap();
-        back_off.failed(server, 1_000, 0).unwrap();
+        assert!(back_off.failed(server, 1_000, 0).unwrap());
+        assert!(!back_off.failed(server, 1_001, 0).unwrap());
         let until = back_off.until(server, 1_000).unwrap();
         let back_off = BackOff::load(&store).unwrap();
         assert_eq!(back_off.until(server, 1_000), Some(until));

@@ -294,11 +294,21 @@ impl Remote {
         match answer {
             Ok(answer) => {
                 let status = status(&answer);
-                self.note(to, !(status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS));
+                match status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                    true => self.note_failure(to, &format!("it says {}", status.as_u16())),
+                    false => self.note_answer(to),
+                }
                 Ok(answer)
             }
             Err(failure) => {
-                self.note(to, matches!(failure, Failure::TooLarge));
+                match failure {
+                    // It is there; it only says too much.
+                    Failure::TooLarge => {
+                        tracing::info!(server = %to, "an answer of {to} is larger than it may be, and is cut off");
+                        self.note_answer(to);
+                    }
+                    _ => self.note_failure(to, &failure.to_string()),
+                }
                 Err(RemoteError::Failed(failure))
             }
         }
@@ -310,17 +320,19 @@ impl Remote {
         self.transport.web(request).await
     }
 
+    fn note_answer(&self, server: &ServerName) {
+        if let Err(error) = self.back_off.answered(server) {
+            tracing::warn!(%server, ?error, "cannot save that {server} answers");
+        }
+    }
+
     /// Keeps the back-off. That it cannot be saved is no reason to fail the request.
-    fn note(&self, server: &ServerName, good: bool) {
-        let saved = match good {
-            true => self.back_off.answered(server),
-            false => {
-                let jitter = u64::from_le_bytes(self.chance.bytes());
-                self.back_off.failed(server, self.clock.now(), jitter)
-            }
-        };
-        if let Err(error) = saved {
-            tracing::warn!(%server, ?error, "cannot save whether {server} answers");
+    fn note_failure(&self, server: &ServerName, why: &str) {
+        let jitter = u64::from_le_bytes(self.chance.bytes());
+        match self.back_off.failed(server, self.clock.now(), jitter) {
+            Ok(true) => tracing::info!(%server, "{server} is left alone for a while: {why}"),
+            Ok(false) => tracing::debug!(%server, "{server} is left alone for longer: {why}"),
+            Err(error) => tracing::warn!(%server, ?error, "cannot save that {server} does not answer"),
         }
     }
 
