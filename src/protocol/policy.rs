@@ -42,6 +42,12 @@ impl PolicyServer {
         let signed = |key| sign::is_signed(&event.to_object(), self.via.as_str(), KEY_ID, key, rules);
         self.key.as_ref().is_some_and(signed)
     }
+
+    /// Whether an event is recommended for inclusion: the policy server has signed it, or has no say in it.
+    /// Spec: server-server-api#validating-policy-server-signatures
+    pub fn recommends(&self, event: &Event, rules: &Rules) -> bool {
+        !concerns(&event.kind, event.state_key.as_deref()) || self.approves(event, rules)
+    }
 }
 
 impl PolicyServer {

@@ -8,7 +8,7 @@
 use http::StatusCode;
 use ruma::{OwnedRoomAliasId, RoomAliasId, RoomId, UserId};
 
-use super::{Room, Rooms, access, append::NewEvent};
+use super::{Room, Rooms, access, append::NewEvent, policy};
 use crate::{
     error::{Error, Result},
     protocol::canonical::Value,
@@ -87,9 +87,9 @@ pub fn add(rooms: &Rooms, creator: &UserId, alias: &RoomAliasId, room: &RoomId) 
 /// the name may do this, whoever may change the canonical alias, and admins.
 ///
 /// Spec: client-server-api#delete_matrixclientv3directoryroomroomalias
-pub fn remove(rooms: &Rooms, user: &UserId, is_admin: bool, alias: &RoomAliasId) -> Result<Ticket> {
+pub async fn remove(rooms: &Rooms, user: &UserId, is_admin: bool, alias: &RoomAliasId) -> Result<Ticket> {
     check(rooms, alias)?;
-    let ticket = {
+    let (room, ticket) = {
         let _one_at_a_time = rooms.aliases.lock();
         let mut write = rooms.store.write();
         let name = alias.as_str().to_owned();
@@ -105,10 +105,10 @@ pub fn remove(rooms: &Rooms, user: &UserId, is_admin: bool, alias: &RoomAliasId)
         (row.room, write.commit()?)
     };
     // The name is gone, also if the room goes on calling itself so.
-    let changed = rooms.open(ticket.0)?.map(|room| unname(rooms, &room, user, alias)).transpose();
-    match changed {
-        Ok(Some(Some(later))) => Ok(later),
-        _ => Ok(ticket.1),
+    let Some(room) = rooms.open(room)? else { return Ok(ticket) };
+    match policy::approved(rooms, || unname(rooms, &room, user, alias)).await {
+        Ok(Some(later)) => Ok(later),
+        _ => Ok(ticket),
     }
 }
 

@@ -17,16 +17,16 @@ use ruma::{
 };
 
 use super::{
-    Room, Rooms, admit, append::Deciding, cache::Known, forks, history::Direction, intake, projections::relations,
-    redaction, retention,
+    Room, Rooms, admit, append::Deciding, cache::Known, forks, history::Direction, intake, policy,
+    projections::relations, redaction, retention,
 };
 use crate::{
     error::{Error, Result},
     heavy,
-    protocol::{event::Event, graph},
+    protocol::{event::Event, graph, policy::PolicyServer},
     remote::Patience,
     store::{
-        Position,
+        Position, Ticket,
         schema::{
             RoomNo,
             events::{HISTORY, Standing},
@@ -40,6 +40,8 @@ const PAGE: u32 = 100;
 const MOST_SERVERS: usize = 3;
 /// How many events are fetched when only one of them is wanted.
 const FEW: u32 = 10;
+/// How many policy servers, which a room may have had one after the other, are asked about one page.
+const MOST_POLICY_SERVERS: usize = 3;
 /// How patient a question is: somebody waits for the answer.
 const ASK: Patience = Patience { timeout: Duration::from_secs(15), limit: 8 * 1024 * 1024, insist: false };
 
@@ -214,6 +216,45 @@ async fn enter(
         let found = intake::events(rooms, room, servers, missing).await;
         keep(rooms, room, found).await?;
     }
+    let (state, mut events, mut asked) = (Arc::new(state), events, HashSet::new());
+    let mut rounds = 0;
+    loop {
+        if rounds == MOST_POLICY_SERVERS {
+            asked.extend(events.iter().map(|event| event.event_id.clone()));
+        }
+        rounds += 1;
+        let (policy, unapproved) = match settle(rooms, room, Arc::clone(&state), events.clone(), asked.clone()).await? {
+            Settled::Done(ticket) => {
+                ticket.published().await?;
+                return Ok(true);
+            }
+            Settled::Unapproved(policy, unapproved) => (policy, unapproved),
+        };
+        asked.extend(unapproved.iter().map(|event| event.event_id.clone()));
+        for signed in policy::signed_by(rooms, &policy, unapproved, room.rules).await {
+            if let Some(event) = events.iter_mut().find(|event| event.event_id == signed.event_id) {
+                *event = Arc::new(signed);
+            }
+        }
+    }
+}
+
+/// What has come of an attempt to give events their place.
+enum Settled {
+    /// They have it.
+    Done(Ticket),
+    /// A policy server has to be asked about some of them first.
+    Unapproved(PolicyServer, Vec<Arc<Event>>),
+}
+
+/// Gives the events their place, unless a policy server has to be asked about some that it was not asked about.
+async fn settle(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    state: Arc<Vec<OwnedEventId>>,
+    events: Vec<Arc<Event>>,
+    asked: HashSet<OwnedEventId>,
+) -> Result<Settled> {
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut deciding = rooms.decide(&room);
@@ -224,12 +265,12 @@ async fn enter(
                 fresh.push(event);
             }
         }
-        let events = fresh;
-        record(&mut deciding, &state, &events)?;
-        deciding.commit()
+        match record(&mut deciding, &state, &fresh, &asked)? {
+            None => Ok(Settled::Done(deciding.commit()?)),
+            Some((policy, unapproved)) => Ok(Settled::Unapproved(policy, unapproved)),
+        }
     };
-    heavy::run(work).await??.published().await?;
-    Ok(true)
+    heavy::run(work).await?
 }
 
 /// Keeps events of the old state, without a place in the room.
@@ -260,7 +301,13 @@ fn state_before(deciding: &mut Deciding<'_>, event: &Event) -> Result<Option<sup
     if states.is_empty() { Ok(None) } else { deciding.resolve(&states).map(Some) }
 }
 
-fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Event>]) -> Result<()> {
+/// Records the events, or says about which of them a policy server has to be asked.
+fn record(
+    deciding: &mut Deciding<'_>,
+    state: &[OwnedEventId],
+    events: &[Arc<Event>],
+    asked: &HashSet<OwnedEventId>,
+) -> Result<Option<(PolicyServer, Vec<Arc<Event>>)>> {
     let mut numbers = Vec::new();
     for id in state {
         let id: &EventId = id;
@@ -270,15 +317,28 @@ fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Eve
         true => super::state::State::default(),
         false => deciding.state_of(&numbers)?,
     };
+    let mut unapproved: Option<(PolicyServer, Vec<Arc<Event>>)> = None;
     for event in events {
         // Some of what comes right before it may have been here already.
         if let Some(own) = state_before(deciding, event)? {
             before = own;
         }
-        let standing = match deciding.check_at(&before, event) {
+        let mut standing = match deciding.check_at(&before, event) {
             Ok(()) => Standing::Accepted,
             Err(_) => Standing::Rejected,
         };
+        // The policy server of that time has signed what it had nothing against.
+        if standing == Standing::Accepted
+            && let Some(policy) = deciding.policy_at(&before)?
+            && !policy.recommends(event, deciding.room.rules)
+        {
+            standing = Standing::SoftFailed;
+            if !asked.contains(&event.event_id) {
+                // One policy server after the other, if the room has had several.
+                let (whom, open) = unapproved.get_or_insert_with(|| (policy.clone(), Vec::new()));
+                open.extend((*whom == policy).then(|| Arc::clone(event)));
+            }
+        }
         let known = deciding.place(event, &before, standing)?;
         if standing == Standing::Accepted {
             let place = (known.room, event.depth, known.number);
@@ -289,5 +349,5 @@ fn record(deciding: &mut Deciding<'_>, state: &[OwnedEventId], events: &[Arc<Eve
         }
         before = deciding.state_after(&known)?;
     }
-    Ok(())
+    Ok(unapproved)
 }

@@ -16,6 +16,8 @@ use ruma::api::federation::policy::sign_event;
 use super::{
     Rooms,
     append::{Deciding, NewEvent},
+    cache::Known,
+    state::State,
 };
 use crate::{
     error::{Error, Result},
@@ -155,8 +157,16 @@ impl Deciding<'_> {
     /// The room's policy server, if it uses one: it must have somebody in the room. This server is none, and whoever
     /// names it as one must not be able to lock its users in.
     pub(super) fn policy(&self) -> Result<Option<PolicyServer>> {
-        let Some(known) = self.state("m.room.policy", "")? else { return Ok(None) };
-        let Some(policy) = PolicyServer::named_in(&known.event) else { return Ok(None) };
+        self.in_use(self.state("m.room.policy", "")?)
+    }
+
+    /// The policy server that a state of the room names, if it still has somebody in the room.
+    pub(super) fn policy_at(&self, state: &State) -> Result<Option<PolicyServer>> {
+        self.in_use(self.entry(state.number, "m.room.policy", "")?)
+    }
+
+    fn in_use(&self, named_by: Option<Arc<Known>>) -> Result<Option<PolicyServer>> {
+        let Some(policy) = named_by.and_then(|known| PolicyServer::named_in(&known.event)) else { return Ok(None) };
         let own = crate::remote::is_own(&self.rooms.config, &policy.via);
         let there = !own && self.write.get(ROOM_SERVERS, &(self.room.number, policy.via.to_string()))?.is_some();
         Ok(there.then_some(policy))

@@ -151,3 +151,51 @@ async fn a_server_without_anybody_in_the_room_is_not_asked() {
     scene.says("1", "spam").await.ok();
     hears(&scene.bob.server, &scene.id, &["spam"]).await;
 }
+
+#[tokio::test]
+async fn whoever_joins_through_another_server_is_looked_at_as_well() {
+    let scene = scene().await;
+    let a = &scene.ann.server;
+    let cat = scene.network.server("c.example").await.with_user("cat").await;
+    let rooms = &cat.server.ctx.rooms;
+    let join = async |text: &str| {
+        let content = canonical::to_object(&json!({ "body": text })).expect("content");
+        let via = vec![a.ctx.config.server_name.clone()];
+        ingle::rooms::joining::join(rooms, &scene.id, &cat.id, via, content).await.map(|_| ())
+    };
+    assert_eq!(join("spam").await.expect_err("a refusal").errcode, "M_FORBIDDEN");
+    join("hello").await.expect("a join");
+    // Both servers have it with the signature of the policy server.
+    for server in [a, &cat.server] {
+        let rooms = &server.ctx.rooms;
+        let current = rooms.current(rooms.find(&scene.id).expect("the room").number).expect("a state");
+        let join = rooms.in_state(&current, "m.room.member", cat.id.as_str()).expect("rows").expect("a member");
+        assert!(join.event.json().contains("ed25519:policy_server"), "{}", server.ctx.config.server_name);
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_away_leaves_the_room_with_the_blessing_of_its_policy_server() {
+    let scene = scene().await;
+    let (ann, room) = (&scene.ann, scene.id.as_str());
+    let alias = "/_matrix/client/v3/directory/room/%23tea%3Aa.example";
+    ann.put(alias, json!({ "room_id": room })).await.ok();
+    ann.set(room, "m.room.canonical_alias", "", json!({ "alias": "#tea:a.example" })).await.ok();
+    ann.delete(alias, json!({})).await.ok();
+    assert_eq!(ann.state(room, "m.room.canonical_alias", "").await.ok(), json!({}));
+}
+
+#[tokio::test]
+async fn the_past_is_shown_as_far_as_the_policy_server_has_nothing_against_it() {
+    let scene = scene().await;
+    let (a, b) = (&scene.ann.server, &scene.bob.server);
+    let spam = forge(&scene.bob, &scene.id, message(&scene.bob, "spam"), &[]);
+    let good = forge(&scene.bob, &scene.id, message(&scene.bob, "good"), &[&spam]);
+    assert_eq!(send(b, a, "t1", &[&spam, &good]).await, Vec::<String>::new());
+    hears(a, &scene.id, &["good"]).await;
+    let dan = scene.network.server("d.example").await.with_user("dan").await;
+    join(&dan, &scene.id, a).await;
+    let page = dan.room(scene.id.as_str(), "messages?dir=b&limit=50").await.ok();
+    assert_eq!(crate::harness::bodies(&page["chunk"]), ["good"]);
+    assert_eq!(standing(&dan.server, &spam), Some(Standing::SoftFailed));
+}

@@ -12,7 +12,7 @@ use crate::protocol::{
     auth::{self, Refusal},
     event::Event,
     graph,
-    policy::{self, PolicyServer},
+    policy::PolicyServer,
     resolve::{self, Lookup, ResolveError, StateMap},
 };
 
@@ -101,8 +101,7 @@ impl<V: View> Court<'_, V> {
     /// Step 7 of the checks. An event that the policy server has not been asked about is noted.
     fn police(&mut self, event: &Arc<Event>) -> Option<Refusal> {
         let policy = self.policy.as_ref()?;
-        let concerned = policy::concerns(&event.kind, event.state_key.as_deref());
-        if !concerned || policy.approves(event, self.intake.rules) {
+        if policy.recommends(event, self.intake.rules) {
             return None;
         }
         if self.intake.policed.contains(&event.event_id) {

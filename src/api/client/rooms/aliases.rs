@@ -31,7 +31,7 @@ pub async fn delete(ctx: Ctx, user: User, req: delete_alias::v3::Request) -> Res
     if req.room_alias.server_name() != ctx.config.server_name {
         return Err(Error::not_found(format!("{} is not an alias of this server", req.room_alias)));
     }
-    aliases::remove(&ctx.rooms, &user.id, user.admin, &req.room_alias)?.published().await?;
+    aliases::remove(&ctx.rooms, &user.id, user.admin, &req.room_alias).await?.published().await?;
     Ok(delete_alias::v3::Response::new())
 }
 
