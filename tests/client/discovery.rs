@@ -6,7 +6,10 @@ use crate::harness::{server, server_with};
 async fn versions_reach_from_the_first_to_the_newest() {
     let answer = server().await.get("/_matrix/client/versions").await.ok();
     let versions: Vec<_> = answer["versions"].as_array().expect("a list").iter().filter_map(|v| v.as_str()).collect();
-    assert!(versions.contains(&"v1.1") && versions.contains(&"v1.19"));
+    for version in ["r0.5.0", "r0.6.1", "v1.1", "v1.19"] {
+        assert!(versions.contains(&version), "{version}");
+    }
+    assert_eq!(answer["unstable_features"]["org.matrix.msc3827.stable"], true);
     assert_eq!(answer["unstable_features"]["uk.tcpip.msc4133.stable"], true);
 }
 
