@@ -202,3 +202,14 @@ async fn servers_ask_each_other_about_aliases_and_people() {
     network.away(&a);
     bob.get(&path).await.is("502 M_UNKNOWN");
 }
+
+#[tokio::test]
+async fn a_profile_without_end_is_not_read() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let ann = a.with_user("ann").await;
+    let path = "/_matrix/federation/v1/query/profile?user_id=%40bob%3Ab.example";
+    let long = json!({ "displayname": "Bob", "org.example.more": "x".repeat(200_000) });
+    network.answers(&b, path, move |_| (http::StatusCode::OK, long.clone()));
+    ann.get("/_matrix/client/v3/profile/@bob:b.example").await.is("502 M_UNKNOWN");
+}

@@ -4,6 +4,8 @@
 //!
 //! Spec: client-server-api#profiles
 
+use std::time::Duration;
+
 use ruma::{OwnedUserId, UserId, api::federation::query::get_profile_information};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +18,9 @@ use crate::{
     store::schema::UserNo,
     users::{accounts, profiles},
 };
+
+/// How patient a look at a profile elsewhere is. A profile has at most 64 KiB.
+const ASK: Patience = Patience { timeout: Duration::from_secs(15), limit: 128 * 1024, insist: false };
 
 /// Shows a whole profile.
 pub async fn all(ctx: Ctx, (): (), raw: Raw) -> Result<Reply> {
@@ -37,7 +42,7 @@ async fn shown(ctx: &Ctx, user: &UserId) -> Result<Map<String, Value>> {
     }
     let server = user.server_name();
     let request = get_profile_information::v1::Request::new(user.to_owned());
-    let answer = ctx.remote.exchange(server, request, Patience::default(), true).await;
+    let answer = ctx.remote.exchange(server, request, ASK, true).await;
     let answer = answer.map_err(|error| error.for_client(server))?;
     let not_found = || Error::not_found(format!("{server} shows no profile of {user}"));
     match answer.status().is_success() {
