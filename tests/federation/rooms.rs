@@ -208,6 +208,23 @@ async fn a_newcomer_reads_what_was_said_before() {
 }
 
 #[tokio::test]
+async fn a_newcomer_reads_around_the_state_that_came_with_the_room() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let id = public_room(&ann, RoomVersionId::V11).await;
+    say(&ann, &id, "before").await;
+    let topic = ann.set(id.as_str(), "m.room.topic", "", json!({ "topic": "tea" })).await.ok();
+    let topic = topic["event_id"].as_str().expect("an ID").to_owned();
+    say(&ann, &id, "after").await;
+    join(&bob, &id, &a).await;
+    let event = bob.room(id.as_str(), &format!("event/{topic}")).await.ok();
+    assert_eq!(event["content"], json!({ "topic": "tea" }));
+    let around = bob.room(id.as_str(), &format!("context/{topic}?limit=2")).await.ok();
+    assert_eq!(bodies(&around["events_before"]), ["before"]);
+}
+
+#[tokio::test]
 async fn late_messages_hide_none_of_those_that_were_here() {
     let network = network();
     let (a, b) = (network.server("a.example").await, network.server("b.example").await);

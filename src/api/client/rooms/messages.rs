@@ -24,6 +24,7 @@ use crate::{
         read::{self, PageQuery},
         view::Viewer,
     },
+    store::schema::events::Standing,
 };
 
 /// How often other servers are asked for more of the past before one page is answered.
@@ -37,9 +38,9 @@ pub async fn event(ctx: Ctx, user: User, req: get_room_event::v3::Request) -> Re
     Ok(Reply::json(viewer.event(&known, true)?))
 }
 
-/// Fetches an event that is not here from other servers, for somebody who is in the room.
+/// Fetches an event that has no place in the history here from other servers, for somebody who is in the room.
 async fn look_elsewhere(ctx: &Ctx, user: &User, room: &RoomId, event: &EventId) -> Result<()> {
-    if ctx.rooms.by_id(event)?.is_none()
+    if ctx.rooms.by_id(event)?.is_none_or(|known| known.standing == Standing::Outlier)
         && let Ok(room) = ctx.rooms.joined(room, &user.id)
     {
         backfill::find(&ctx.rooms, &room, event).await?;
