@@ -20,10 +20,11 @@ use ruma::{
     api::federation::discovery::{get_remote_server_keys, get_server_keys},
 };
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::{Patience, Remote, RemoteError, is_own, own_key::GivenUp, permitted::Permitted};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::{
         canonical::{self, Numbers, Object},
         sign::{PublicKey, sign_json, verify_json},
@@ -48,6 +49,8 @@ const NOTARY_PAUSE: u64 = 60_000;
 /// is asked again for a key that nobody had, in milliseconds.
 const REQUEST_PAUSE: u64 = 10_000;
 const IN_VAIN_PAUSE: u64 = 60_000;
+/// How many servers are asked for the sake of others at the same time.
+const VOUCHED_AT_ONCE: usize = 20;
 /// Of how many servers it is remembered when they were asked, and of how many keys that nobody had them.
 const MOST_ASKED: usize = 2_000;
 /// How long an answer about keys may take: a server that is asked for the first time has to be found, too.
@@ -64,6 +67,8 @@ pub struct Keys {
     asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
     /// When servers were last asked for the sake of others.
     asked: Cache<OwnedServerName, u64>,
+    /// Taken while a server is asked for the sake of others.
+    vouching: Semaphore,
     /// When servers were last asked for the key of a request.
     asked_for_requests: Cache<OwnedServerName, u64>,
     /// When it was found that nobody has a key.
@@ -112,6 +117,7 @@ impl Keys {
             cache,
             asking: Mutex::default(),
             asked: Cache::new(MOST_ASKED),
+            vouching: Semaphore::new(VOUCHED_AT_ONCE),
             asked_for_requests: Cache::new(MOST_ASKED),
             in_vain: Cache::new(MOST_ASKED),
         }
@@ -278,6 +284,8 @@ impl Remote {
         let kept = || self.store.get(SERVER_STATEMENTS, &server.as_str().to_owned());
         let holds = |text: &String| statement_of(text).is_some_and(|(_, until)| until >= valid_until);
         if !kept()?.as_ref().is_some_and(holds) {
+            // Anybody may ask, and about a hundred servers with one request.
+            let _one_of_a_few = self.keys.vouching.acquire().await.map_err(Error::internal)?;
             let asking = self.keys.asking(server);
             let _alone = asking.lock().await;
             if !kept()?.as_ref().is_some_and(holds)

@@ -14,6 +14,7 @@ use ingle::{
         canonical,
         sign::{KeyPair, sign_json},
     },
+    remote::keys::Purpose,
     store::schema::federation::SERVER_KEYS,
 };
 use serde_json::{Value, json};
@@ -79,4 +80,31 @@ async fn a_server_with_ever_more_keys_fills_no_disk() {
     let has = |id: &str| kept.iter().any(|kept| kept == id);
     assert_eq!(["ed25519:net", "ed25519:old_4_0", "ed25519:old_3_39", "ed25519:old_3_31"].map(has), [true; 4]);
     assert!(!has("ed25519:old_3_30") && !has("ed25519:old_2_39"), "{kept:?}");
+}
+
+#[tokio::test]
+async fn no_key_is_believed_for_longer_than_a_week() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let ctx = b.ctx.clone();
+    network.answers(&b, "/_matrix/key/v2/server", move |_| {
+        let mut answer = ctx.remote.own_keys();
+        answer.remove("signatures");
+        answer.insert("valid_until_ts".to_owned(), canonical::Value::Int(9_000_000_000_000));
+        sign_json(&mut answer, ctx.config.server_name.as_str(), &ctx.remote.key);
+        (StatusCode::OK, serde_json::from_str(&canonical::write_object(&answer)).expect("JSON"))
+    });
+    let path = "/_matrix/federation/v1/query/profile?user_id=%40ann%3Aa.example";
+    b.ask_server(&a, http::Method::GET, path, None).await.is("404 M_NOT_FOUND");
+    let known = || {
+        let now = Purpose::Now(a.ctx.clock.now());
+        a.ctx.remote.known_key(&b.ctx.config.server_name, "ed25519:net", now).is_some()
+    };
+    a.later(Duration::from_secs(7 * 24 * 3_600));
+    assert!(known());
+    a.later(Duration::from_secs(1));
+    assert!(!known());
+    // It is asked for again.
+    b.ask_server(&a, http::Method::GET, path, None).await.is("404 M_NOT_FOUND");
+    assert!(known());
 }

@@ -32,6 +32,8 @@ type Peer = TlsStream<TcpStream>;
 struct Stranger {
     name: String,
     way: Https,
+    /// The way of a server that keeps out of its own network.
+    way_out: Https,
     connections: Arc<AtomicUsize>,
 }
 
@@ -64,21 +66,25 @@ async fn stranger<F: Future<Output = ()> + Send>(answer: impl Fn(Peer) -> F + Se
         }
     });
     let tls = tls::client(&[roots], &[b"h2", b"http/1.1"]).expect("roots");
-    Stranger { name, way: Https::new(Discovery::new(Clock::system(), true, 1 << 20), tls), connections }
+    let way = |private| Https::new(Discovery::new(Clock::system(), private, 1 << 20), Arc::clone(&tls));
+    Stranger { name, way: way(true), way_out: way(false), connections }
 }
 
 impl Stranger {
     async fn ask(&self, uri: &str, timeout: Duration) -> Result<Answer, Failure> {
-        let request = Outgoing {
-            destination: self.name.as_str().try_into().expect("a server name"),
-            method: http::Method::GET,
-            uri: uri.to_owned(),
-            headers: http::HeaderMap::new(),
-            body: Bytes::new(),
-            timeout,
-            limit: 100_000,
-        };
-        self.way.send(request).await
+        self.way.send(request(&self.name, uri, timeout)).await
+    }
+}
+
+fn request(server: &str, uri: &str, timeout: Duration) -> Outgoing {
+    Outgoing {
+        destination: server.try_into().expect("a server name"),
+        method: http::Method::GET,
+        uri: uri.to_owned(),
+        headers: http::HeaderMap::new(),
+        body: Bytes::new(),
+        timeout,
+        limit: 100_000,
     }
 }
 
@@ -157,4 +163,28 @@ async fn garbage_and_endless_headers_are_no_answer() {
         let failure = server.ask(uri, PATIENT).await.expect_err("no answer");
         assert!(matches!(failure, Failure::Unreachable(_)), "{uri}: {failure}");
     }
+}
+
+#[tokio::test]
+async fn a_compressed_answer_is_as_large_as_it_comes() {
+    let server = stranger(|mut peer| async move {
+        let asked = head(&mut peer).await.unwrap_or_default();
+        assert!(!asked.contains("accept-encoding"), "nothing compressed is wanted: {asked}");
+        peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00")
+            .await
+            .ok();
+    })
+    .await;
+    assert_eq!(server.ask("/", PATIENT).await.expect("an answer").body, &b"\x1f\x8b\x08\x00"[..]);
+}
+
+#[tokio::test]
+async fn no_name_leads_into_the_network_at_home() {
+    let server = stranger(|_| async {}).await;
+    let port = server.name.trim_start_matches("localhost:");
+    for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "0.0.0.0", "[::]"] {
+        let refused = server.way_out.send(request(&format!("{host}:{port}"), "/", PATIENT)).await;
+        assert!(matches!(refused, Err(Failure::Forbidden(_))), "{host}: {refused:?}");
+    }
+    assert_eq!(server.connections.load(Ordering::Relaxed), 0);
 }
