@@ -244,7 +244,7 @@ enum Settled {
     /// They have it.
     Done(Ticket),
     /// A policy server has to be asked about some of them first.
-    Unapproved(PolicyServer, Vec<Arc<Event>>),
+    Unapproved(Box<PolicyServer>, Vec<Arc<Event>>),
 }
 
 /// Gives the events their place, unless a policy server has to be asked about some that it was not asked about.
@@ -267,7 +267,7 @@ async fn settle(
         }
         match record(&mut deciding, &state, &fresh, &asked)? {
             None => Ok(Settled::Done(deciding.commit()?)),
-            Some((policy, unapproved)) => Ok(Settled::Unapproved(policy, unapproved)),
+            Some((policy, unapproved)) => Ok(Settled::Unapproved(Box::new(policy), unapproved)),
         }
     };
     heavy::run(work).await?

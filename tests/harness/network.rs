@@ -142,19 +142,23 @@ impl Transport for Network {
         Box::pin(async move {
             let unreachable = || Failure::Unreachable("the network is cut".to_owned());
             let server = server.filter(|_| !away).ok_or_else(unreachable)?;
-            if let Some(answering) = answering {
-                let (status, body) = answering(&serde_json::from_slice(&request.body).unwrap_or_default());
-                return Ok(Answer { status, headers: Default::default(), body: body.to_string().into() });
-            }
-            let mut call = Request::new(request.body);
-            *call.method_mut() = request.method;
-            *call.uri_mut() = request.uri.parse().map_err(|_| unreachable())?;
-            *call.headers_mut() = request.headers;
-            let answer = server.call(call).await;
-            let (parts, body) = answer.into_parts();
-            match body.len() > request.limit {
+            let answer = match answering {
+                Some(answering) => {
+                    let (status, body) = answering(&serde_json::from_slice(&request.body).unwrap_or_default());
+                    Answer { status, headers: Default::default(), body: body.to_string().into() }
+                }
+                None => {
+                    let mut call = Request::new(request.body);
+                    *call.method_mut() = request.method;
+                    *call.uri_mut() = request.uri.parse().map_err(|_| unreachable())?;
+                    *call.headers_mut() = request.headers;
+                    let (parts, body) = server.call(call).await.into_parts();
+                    Answer { status: parts.status, headers: parts.headers, body }
+                }
+            };
+            match answer.body.len() > request.limit {
                 true => Err(Failure::TooLarge),
-                false => Ok(Answer { status: parts.status, headers: parts.headers, body }),
+                false => Ok(answer),
             }
         })
     }
