@@ -277,7 +277,9 @@ fn listen(rooms: &Rooms, id: &UserId, said: Presence, now: u64) -> Result<()> {
     let before = rooms.store.live().presence(user).unwrap_or_default();
     let news = (before.state, before.is_active, &before.status) != (said.state, said.is_active, &said.status);
     if news {
-        rooms.store.live().set_presence(user, said, false);
+        // Not every server says when somebody was last active.
+        let active_at = said.active_at.max(before.active_at);
+        rooms.store.live().set_presence(user, Presence { active_at, ..said }, false);
     } else {
         rooms.store.live().acted(user, said.active_at);
     }

@@ -68,6 +68,22 @@ async fn a_server_speaks_for_its_own_users_who_are_in_our_rooms() {
 }
 
 #[tokio::test]
+async fn one_of_many_that_makes_no_sense_keeps_nobody_back() {
+    let network = network();
+    let (one, two) = (network.server("one").await, network.server("two").await);
+    let (ann, bob) = (one.with_user("ann").await, two.with_user("bob").await);
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &one).await.ok();
+    let stranger = json!({ "user_id": ann.id, "presence": "unavailable", "last_active_ago": 5 });
+    // When somebody was last active is not always known.
+    let good = json!({ "user_id": bob.id, "presence": "unavailable", "status_msg": "at sea" });
+    let push = json!([{ "user_id": "nobody" }, 7, stranger, { "user_id": bob.id, "presence": 5 }, good]);
+    two.tell(&one, "m.presence", json!({ "push": push })).await;
+    let path = format!("/_matrix/client/v3/presence/{}/status", bob.id);
+    assert_eq!(ann.get(&path).await.ok()["status_msg"], "at sea");
+}
+
+#[tokio::test]
 async fn it_stays_at_home_where_it_is_told_to() {
     let network = network();
     let one = network.server_with("one", |config| config.presence.over_federation = false).await;

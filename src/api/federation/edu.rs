@@ -2,14 +2,18 @@
 //!
 //! Spec: server-server-api#edus
 
+use std::collections::BTreeMap;
+
 use ruma::{
-    ServerName, UserId,
+    OwnedEventId, OwnedUserId, RoomId, ServerName, UserId,
     api::federation::transactions::edu::{
-        DeviceListUpdateContent, DirectDeviceContent, Edu, PresenceContent, ReceiptContent, SigningKeyUpdateContent,
-        TypingContent,
+        DeviceListUpdateContent, DirectDeviceContent, Edu, SigningKeyUpdateContent, TypingContent,
     },
+    events::room::member::MembershipState,
     serde::Raw,
 };
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 
 use super::room;
 use crate::{
@@ -24,24 +28,33 @@ use crate::{
     store::live::Presence,
 };
 
-/// How long a typing notice of another server lasts, in milliseconds: they send no end of it.
-const TYPING: u64 = 30_000;
+/// How long a typing notice of another server lasts, in milliseconds: some repeat it every 40 seconds.
+const TYPING: u64 = 60_000;
 
 /// Of how many people one event may say where they are.
 const MOST_PEOPLE: usize = 500;
 
 /// Takes in one ephemeral event; what is not known is passed over.
 pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<()> {
-    let edu = edu.deserialize().map_err(|error| Error::bad_json(error.to_string()))?;
-    match edu {
-        Edu::Typing(content) => typing(ctx, origin, &content),
-        Edu::Receipt(content) => read(ctx, origin, content).await,
-        Edu::Presence(content) => presence(ctx, origin, content),
-        Edu::DirectToDevice(content) => to_device(ctx, origin, content).await,
-        Edu::DeviceListUpdate(content) => device(ctx, origin, content).await,
-        Edu::SigningKeyUpdate(content) => signing_keys(ctx, origin, content).await,
+    match field::<String>(edu, "edu_type")?.as_str() {
+        "m.typing" => typing(ctx, origin, &field(edu, "content")?),
+        "m.receipt" => read(ctx, origin, field(edu, "content")?).await,
+        "m.presence" => presence(ctx, origin, field(edu, "content")?),
+        "m.direct_to_device" => to_device(ctx, origin, field(edu, "content")?).await,
+        "m.device_list_update" => device(ctx, origin, field(edu, "content")?).await,
+        "m.signing_key_update" => signing_keys(ctx, origin, field(edu, "content")?).await,
         _ => Ok(()),
     }
+}
+
+fn field<T: DeserializeOwned>(edu: &Raw<Edu>, name: &str) -> Result<T> {
+    let found = edu.get_field(name).map_err(|error| Error::bad_json(error.to_string()))?;
+    found.ok_or_else(|| Error::bad_json(format!("an ephemeral event has the field {name}")))
+}
+
+/// One entry of many: what makes no sense is passed over, and the others are read.
+fn entry<T: DeserializeOwned>(json: &RawValue) -> Option<T> {
+    serde_json::from_str(json.get()).ok()
 }
 
 /// Users speak through their own server only.
@@ -56,52 +69,85 @@ fn check_user(origin: &ServerName, user: &UserId) -> Result<()> {
 fn typing(ctx: &Ctx, origin: &ServerName, content: &TypingContent) -> Result<()> {
     check_user(origin, &content.user_id)?;
     let room = room(ctx, &content.room_id, origin)?;
+    // That somebody has stopped is heard also of who has left.
+    if content.typing && ctx.rooms.membership(room.number, &content.user_id)? != MembershipState::Join {
+        return Err(Error::forbidden(format!("{} is not in the room", content.user_id)));
+    }
     ephemeral::typing(&ctx.rooms, room.number, &content.user_id, content.typing.then_some(TYPING))
 }
 
+#[derive(Deserialize)]
+struct People {
+    push: Vec<Box<RawValue>>,
+}
+
+/// Where somebody is. Some servers leave out what they do not know.
+#[derive(Deserialize)]
+struct Person {
+    user_id: OwnedUserId,
+    presence: String,
+    status_msg: Option<String>,
+    last_active_ago: Option<i64>,
+    currently_active: Option<bool>,
+}
+
 /// Spec: server-server-api#presence
-fn presence(ctx: &Ctx, origin: &ServerName, content: PresenceContent) -> Result<()> {
+fn presence(ctx: &Ctx, origin: &ServerName, content: People) -> Result<()> {
     if !presence::over_federation(&ctx.rooms) {
         return Ok(());
     }
-    for update in content.push.into_iter().take(MOST_PEOPLE) {
-        check_user(origin, &update.user_id)?;
-        let Some(state) = State::parse(update.presence.as_str()) else { continue };
+    for person in content.push.iter().take(MOST_PEOPLE).filter_map(|person| entry::<Person>(person)) {
+        let state = State::parse(&person.presence).filter(|_| check_user(origin, &person.user_id).is_ok());
+        let Some(state) = state else { continue };
+        let ago = person.last_active_ago.map(|ago| u64::try_from(ago).unwrap_or(0));
         let said = Presence {
             state,
-            active_at: ctx.clock.now().saturating_sub(update.last_active_ago.into()),
-            is_active: state == State::Online && update.currently_active,
-            status: update.status_msg,
+            active_at: ago.map_or(0, |ago| ctx.clock.now().saturating_sub(ago)),
+            is_active: state == State::Online && person.currently_active == Some(true),
+            status: person.status_msg,
         };
-        presence::hear(&ctx.rooms, &update.user_id, said)?;
+        presence::hear(&ctx.rooms, &person.user_id, said)?;
     }
     Ok(())
 }
 
+#[derive(Deserialize)]
+struct RoomReceipts {
+    #[serde(rename = "m.read", default)]
+    read: BTreeMap<String, Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Receipt {
+    event_ids: Vec<OwnedEventId>,
+    #[serde(default)]
+    data: Value,
+}
+
 /// Spec: server-server-api#receipts
-async fn read(ctx: &Ctx, origin: &ServerName, content: ReceiptContent) -> Result<()> {
-    for (room_id, map) in content.receipts {
-        let Ok(room) = room(ctx, &room_id, origin) else { continue };
-        for (user, data) in map.read {
-            if check_user(origin, &user).is_err() {
-                continue;
-            }
-            let Some(event) = data.event_ids.first() else { continue };
-            let thread = serde_json::to_value(&data.data.thread).ok();
-            let receipt = NewReceipt {
-                user: &user,
-                kind: "m.read",
-                thread: thread.as_ref().and_then(|thread| thread.as_str()),
-                event,
-                ts: data.data.ts.map_or_else(|| ctx.clock.now(), |ts| ts.get().into()),
-            };
+async fn read(ctx: &Ctx, origin: &ServerName, content: BTreeMap<String, Box<RawValue>>) -> Result<()> {
+    let mut last = None;
+    for (room_id, receipts) in &content {
+        let room = <&RoomId>::try_from(room_id.as_str()).ok().and_then(|id| room(ctx, id, origin).ok());
+        let (Some(room), Some(receipts)) = (room, entry::<RoomReceipts>(receipts)) else { continue };
+        for (user, receipt) in &receipts.read {
+            let user = <&UserId>::try_from(user.as_str()).ok().filter(|user| check_user(origin, user).is_ok());
+            let (Some(user), Some(Receipt { event_ids, data })) = (user, entry(receipt)) else { continue };
+            let Some(event) = event_ids.first() else { continue };
+            let thread = data.get("thread_id").and_then(Value::as_str);
+            let ts = data.get("ts").and_then(Value::as_u64).unwrap_or_else(|| ctx.clock.now());
+            let receipt = NewReceipt { user, kind: "m.read", thread, event, ts };
             // An event that is not here yet is no fault of the others in the list.
             if let Ok(Some(ticket)) = receipts::hear(&ctx.rooms, &room, &receipt) {
-                ticket.published().await?;
+                last = Some(ticket);
             }
         }
     }
-    Ok(())
+    // What was written before is on the disk before.
+    match last {
+        Some(ticket) => ticket.published().await.map(drop).map_err(Error::from),
+        None => Ok(()),
+    }
 }
 
 /// Spec: server-server-api#send-to-device-messaging
