@@ -439,10 +439,15 @@ impl<'a> Deciding<'a> {
         for user in &self.head.locals {
             self.write.wake(*user);
         }
-        for local in self.guard.locals.iter().filter(|user| !self.head.locals.contains(*user)) {
+        let gone: Vec<_> = self.guard.locals.iter().filter(|user| !self.head.locals.contains(*user)).copied().collect();
+        for local in &gone {
             self.write.wake(*local);
         }
         let ticket = self.write.commit()?;
+        // Whoever leaves in the middle of a sentence has stopped.
+        for local in gone {
+            self.rooms.store.live().typing(self.room.number, local, None, self.rooms.clock.now());
+        }
         self.rooms.cache.keep_events(self.added);
         self.rooms.cache.keep_state(&self.head.state, 4);
         self.rooms.cache.keep_derived(self.derived.into_iter().map(|(from, state)| (from, state.number)));

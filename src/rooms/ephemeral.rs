@@ -28,8 +28,9 @@ const LONGEST_TYPING: u64 = 120_000;
 /// Tells the room that a user is typing for `timeout` milliseconds, or has stopped.
 pub fn typing(rooms: &Rooms, room: RoomNo, user: &UserId, timeout: Option<u64>) -> Result<()> {
     let Some(user) = numbers::find_user(&rooms.store, user)? else { return Ok(()) };
-    let until = timeout.map(|timeout| rooms.clock.now() + timeout.min(LONGEST_TYPING));
-    if rooms.store.live().typing(room, user, until) {
+    let now = rooms.clock.now();
+    let until = timeout.map(|timeout| now + timeout.min(LONGEST_TYPING));
+    if rooms.store.live().typing(room, user, until, now) {
         wake_locals(rooms, room)?;
     }
     Ok(())

@@ -22,6 +22,10 @@ const MOST_TYPING_USERS: usize = 50;
 /// How many changes wait for whoever follows them; beyond that they miss some.
 const WAITING: usize = 256;
 
+/// How long other servers are not told again that somebody is still typing, in milliseconds. They forget it after
+/// half a minute or a whole one.
+const REMINDER: u64 = 25_000;
+
 /// The bus.
 pub struct Live {
     inner: Mutex<Inner>,
@@ -66,8 +70,15 @@ struct Inner {
 #[derive(Default)]
 struct Typing {
     changed: u64,
-    /// Until when each of them is taken to be typing, in milliseconds since the epoch.
-    until: BTreeMap<UserNo, u64>,
+    people: BTreeMap<UserNo, Typist>,
+}
+
+/// Somebody who is typing; times are milliseconds since the epoch.
+struct Typist {
+    /// Until when they are taken to be.
+    until: u64,
+    /// When other servers were last to be told.
+    told: u64,
 }
 
 impl Live {
@@ -76,26 +87,24 @@ impl Live {
         self.inner.lock().counter
     }
 
-    /// Notes that a user is typing until `until` (milliseconds since the epoch), or has stopped. Returns
+    /// Notes that a user is typing until `until` (milliseconds since the epoch, like `now`), or has stopped. Returns
     /// whether that is news.
-    pub fn typing(&self, room: RoomNo, user: UserNo, until: Option<u64>) -> bool {
+    pub fn typing(&self, room: RoomNo, user: UserNo, until: Option<u64>, now: u64) -> bool {
         let mut inner = self.inner.lock();
         let counter = inner.counter + 1;
         if until.is_none() && !inner.typing.contains_key(&room) {
             return false;
         }
         let entry = inner.typing.entry(room).or_default();
-        let changed = match until {
-            Some(_) if !entry.until.contains_key(&user) && entry.until.len() >= MOST_TYPING_USERS => false,
-            Some(until) => entry.until.insert(user, until).is_none(),
-            None => entry.until.remove(&user).is_some(),
-        };
+        let (changed, told) = entry.note(user, until, now);
         if changed {
             let before = std::mem::replace(&mut entry.changed, counter);
             inner.counter = counter;
             inner.order.remove(&before);
             inner.order.insert(counter, room);
             inner.forget_oldest();
+        }
+        if told {
             // Nobody follows where there is no federation.
             let change = TypingChange { room, user, typing: until.is_some() };
             drop(self.outgoing.send(Change::Typing(change)));
@@ -112,7 +121,7 @@ impl Live {
     pub fn typing_since(&self, room: RoomNo, since: u64) -> Option<Vec<UserNo>> {
         let inner = self.inner.lock();
         let entry = inner.typing.get(&room).filter(|entry| entry.changed > since)?;
-        Some(entry.until.keys().copied().collect())
+        Some(entry.people.keys().copied().collect())
     }
 
     /// The rooms in which somebody began or stopped typing after `since`.
@@ -161,9 +170,16 @@ impl Live {
         let Inner { counter, typing, order, .. } = &mut *inner;
         let mut rooms = Vec::new();
         for (room, entry) in typing {
-            let before = entry.until.len();
-            entry.until.retain(|_, until| *until > now);
-            if entry.until.len() < before {
+            let before = entry.people.len();
+            entry.people.retain(|user, typist| {
+                let types = typist.until > now;
+                if !types {
+                    let change = TypingChange { room: *room, user: *user, typing: false };
+                    drop(self.outgoing.send(Change::Typing(change)));
+                }
+                types
+            });
+            if entry.people.len() < before {
                 *counter += 1;
                 order.remove(&entry.changed);
                 entry.changed = *counter;
@@ -176,7 +192,33 @@ impl Live {
 
     /// When the next typing notice ends, in milliseconds since the epoch.
     pub fn next_expiry(&self) -> Option<u64> {
-        self.inner.lock().typing.values().flat_map(|entry| entry.until.values().copied()).min()
+        self.inner.lock().typing.values().flat_map(|entry| entry.people.values().map(|typist| typist.until)).min()
+    }
+}
+
+impl Typing {
+    /// Whether something has changed, and whether other servers are to be told.
+    fn note(&mut self, user: UserNo, until: Option<u64>, now: u64) -> (bool, bool) {
+        let Some(until) = until else {
+            let typed = self.people.remove(&user).is_some();
+            return (typed, typed);
+        };
+        let full = self.people.len() >= MOST_TYPING_USERS;
+        match self.people.get_mut(&user) {
+            Some(typist) => {
+                typist.until = until;
+                let told = now >= typist.told + REMINDER;
+                if told {
+                    typist.told = now;
+                }
+                (false, told)
+            }
+            None if full => (false, false),
+            None => {
+                self.people.insert(user, Typist { until, told: now });
+                (true, true)
+            }
+        }
     }
 }
 
@@ -201,8 +243,8 @@ mod tests {
     #[test]
     fn typing_is_news_once() {
         let live = Live::default();
-        assert!(live.typing(ROOM, ANN, Some(1_000)));
-        assert!(!live.typing(ROOM, ANN, Some(2_000)));
+        assert!(live.typing(ROOM, ANN, Some(1_000), 0));
+        assert!(!live.typing(ROOM, ANN, Some(2_000), 0));
         assert_eq!(live.typing_since(ROOM, 0), Some(vec![ANN]));
         assert_eq!(live.typing_since(ROOM, live.counter()), None);
     }
@@ -210,7 +252,7 @@ mod tests {
     #[test]
     fn typing_ends_by_itself() {
         let live = Live::default();
-        live.typing(ROOM, ANN, Some(1_000));
+        live.typing(ROOM, ANN, Some(1_000), 0);
         let seen = live.counter();
         assert_eq!(live.expire(999), []);
         assert_eq!(live.expire(1_000), [ROOM]);
@@ -220,10 +262,27 @@ mod tests {
     }
 
     #[test]
+    fn other_servers_are_reminded_and_told_of_the_end() {
+        let live = Live::default();
+        let mut outgoing = live.outgoing();
+        let mut told = || match outgoing.try_recv() {
+            Ok(Change::Typing(change)) => Some(change.typing),
+            _ => None,
+        };
+        live.typing(ROOM, ANN, Some(30_000), 0);
+        live.typing(ROOM, ANN, Some(50_000), 20_000);
+        assert_eq!((told(), told()), (Some(true), None));
+        live.typing(ROOM, ANN, Some(70_000), 40_000);
+        assert_eq!((told(), told()), (Some(true), None));
+        live.expire(70_000);
+        assert_eq!((told(), told()), (Some(false), None));
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let live = Live::default();
         for room in 0..3_000 {
-            live.typing(RoomNo(room), ANN, Some(1_000));
+            live.typing(RoomNo(room), ANN, Some(1_000), 0);
         }
         let inner = live.inner.lock();
         assert_eq!((inner.typing.len(), inner.order.len()), (MOST_TYPING_ROOMS, MOST_TYPING_ROOMS));
