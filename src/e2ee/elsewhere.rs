@@ -32,8 +32,8 @@ use crate::{
 const MOST_DEVICES: usize = 500;
 /// How long the ID or the name of a device may be, in bytes.
 const MOST_NAME: usize = 255;
-/// How many lost lists are looked at in one go.
-const MOST_LOST: usize = 1_000;
+/// How many lost lists of one server are looked at in one go.
+const MOST_LOST: usize = 100;
 
 /// Keys of a user, as JSON texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -305,6 +305,7 @@ async fn change(
     apply: impl FnOnce(&mut Write, UserNo, &mut RemoteListRow) -> Result<Known>,
 ) -> Result<()> {
     let Some(number) = numbers::find_user(&e2ee.store, user)? else { return Ok(()) };
+    let mut is_lost = false;
     let ticket = {
         let _deciding = e2ee.decide(number);
         let mut write = e2ee.store.write();
@@ -322,7 +323,7 @@ async fn change(
                 Known::Already => return Ok(()),
                 Known::Now => {}
                 Known::Not => {
-                    row.stale = true;
+                    (row.stale, is_lost) = (true, true);
                     write.put(LOST_LISTS, &(user.server_name().to_string(), number), &());
                 }
             }
@@ -332,16 +333,21 @@ async fn change(
         write.commit()?
     };
     published([ticket]).await?;
-    e2ee.lost.notify_one();
+    if is_lost {
+        e2ee.lost.notify_one();
+    }
     Ok(())
 }
 
 /// Users whose lists must be asked for again, by server.
 pub fn lost(store: &Store) -> Result<BTreeMap<String, Vec<UserNo>>, StoreError> {
     let mut lost: BTreeMap<String, Vec<UserNo>> = BTreeMap::new();
-    for row in store.scan(LOST_LISTS, &()).take(MOST_LOST) {
+    for row in store.scan(LOST_LISTS, &()) {
         let ((server, user), ()) = row?;
-        lost.entry(server).or_default().push(user);
+        let users = lost.entry(server).or_default();
+        if users.len() < MOST_LOST {
+            users.push(user);
+        }
     }
     Ok(lost)
 }

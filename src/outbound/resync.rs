@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use ruma::{OwnedServerName, ServerName, UserId, api::federation::device::get_devices};
+use tokio::time::Instant;
 
 use crate::{
     e2ee::elsewhere::{self, List},
@@ -33,13 +34,15 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
     if !rooms.config.federation.enabled {
         return Ok(());
     }
+    // However often something is lost, what nobody needs goes one day.
+    let mut sweeping = tokio::time::interval_at(Instant::now() + PAUSE, PAUSE);
     loop {
         let (lost, returned) = (rooms.users.e2ee.lost.notified(), rooms.remote.back_off.returned().notified());
         ask_all(&rooms).await?;
         tokio::select! {
             () = lost => {}
             () = returned => {}
-            () = tokio::time::sleep(PAUSE) => {
+            _ = sweeping.tick() => {
                 let e2ee = rooms.users.e2ee.clone();
                 let sweep = heavy::run(move || elsewhere::sweep(&e2ee));
                 sweep.await??;

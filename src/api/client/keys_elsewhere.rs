@@ -28,13 +28,14 @@ use crate::{
 
 /// How long other servers are waited for, unless the client says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest time that a client may wait.
+/// The longest time that a client may wait, and the shortest: whoever does not answer in it is left alone for a while.
 const LONGEST: Duration = Duration::from_secs(60);
+const SHORTEST: Duration = Duration::from_secs(2);
 /// How many bytes an answer may have.
 const LIMIT: usize = 20 * 1024 * 1024;
 
 fn patience(timeout: Duration) -> Patience {
-    Patience { timeout: timeout.min(LONGEST), limit: LIMIT, insist: false }
+    Patience { timeout: timeout.clamp(SHORTEST, LONGEST), limit: LIMIT, insist: false }
 }
 
 /// Adds to `keys` what other servers know, and returns those that did not answer.
