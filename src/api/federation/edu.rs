@@ -156,7 +156,8 @@ async fn to_device(ctx: &Ctx, origin: &ServerName, content: DirectDeviceContent)
     let mut messages = inbox::Messages::new();
     for (user, devices) in content.messages.into_iter().filter(|(user, _)| ctx.rooms.is_local(user)) {
         let devices = devices.into_iter().map(|(device, content)| (device, content.into_json()));
-        messages.insert(user, devices.collect());
+        // A client expects an object.
+        messages.insert(user, devices.filter(|(_, content)| content.get().starts_with('{')).collect());
     }
     if messages.is_empty() {
         return Ok(());
