@@ -9,29 +9,35 @@ use ruma::{OwnedServerName, UserId, events::room::member::MembershipState};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    e2ee::query::{self, Keys},
+    e2ee::{
+        device_lists,
+        query::{self, Keys},
+    },
     error::{Error, Result},
     rooms::{Rooms, forks},
-    store::schema::{UserNo, devices::DEVICES, federation::OutboxRow, numbers, rooms::USER_ROOMS},
+    store::schema::{UserNo, devices::DEVICES, e2ee::DEVICE_KEYS, federation::OutboxRow, numbers, rooms::USER_ROOMS},
 };
 
 /// The JSON text of a row; nothing for a row that is no ephemeral event, or that has lost its meaning.
 pub fn write(rooms: &Rooms, row: &OutboxRow) -> Result<Option<String>> {
     match row {
-        OutboxRow::Pdu(_) => Ok(None),
+        OutboxRow::Pdu(_) | OutboxRow::Moved(..) => Ok(None),
         OutboxRow::ToRoom(_, json) | OutboxRow::ToServers(_, json) => Ok(Some(json.clone())),
         OutboxRow::Device { user, device, stream, prev } => device_update(rooms, *user, device, *stream, *prev),
         OutboxRow::SigningKeys(user) => signing_keys(rooms, *user),
     }
 }
 
-/// The servers that share a room with a user of this one.
-pub fn sharing(rooms: &Rooms, user: UserNo) -> Result<Vec<OwnedServerName>> {
+/// The servers that share a room with a user of this one, one with at most so many servers.
+pub fn sharing(rooms: &Rooms, user: UserNo, most: usize) -> Result<Vec<OwnedServerName>> {
     let mut servers = std::collections::BTreeSet::new();
     for row in rooms.store.scan(USER_ROOMS, &(user,)) {
         let ((_, room), row) = row?;
         if row.membership == MembershipState::Join {
-            servers.extend(forks::servers(rooms, room)?);
+            let there = forks::servers(rooms, room)?;
+            if there.len() <= most {
+                servers.extend(there);
+            }
         }
     }
     Ok(servers.into_iter().collect())
@@ -56,6 +62,13 @@ fn device_update(rooms: &Rooms, user: UserNo, device: &str, stream: u64, prev: O
         None => content["deleted"] = true.into(),
     }
     Ok(Some(json!({ "edu_type": "m.device_list_update", "content": content }).to_string()))
+}
+
+/// An update that follows none, which lets a server ask for all devices of a user unless it knows the newest change.
+pub fn all_devices(rooms: &Rooms, user: UserNo) -> Result<Option<String>> {
+    let Some(row) = rooms.store.scan(DEVICE_KEYS, &user).next() else { return Ok(None) };
+    let ((_, device), _) = row?;
+    device_update(rooms, user, &device, device_lists::stream(&rooms.store, user)?, None)
 }
 
 /// Spec: server-server-api#definition-msigning_key_update

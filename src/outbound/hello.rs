@@ -5,51 +5,31 @@
 //!
 //! Spec: server-server-api#transactions
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{StreamExt as _, stream};
 use ruma::OwnedServerName;
 
+use super::follow::Outbound;
 use crate::{
     error::Result,
-    remote::{Patience, is_own},
+    remote::is_own,
     rooms::Rooms,
     store::schema::{RoomNo, rooms::ROOM_SERVERS},
 };
 
 /// How many servers are greeted.
 const MOST_SERVERS: usize = 100;
-/// How many of them at the same time.
-const AT_ONCE: usize = 4;
 /// How many rows of rooms and servers are looked at.
 const MOST_ROWS: usize = 50_000;
-/// How patient a hello is.
-const HELLO: Patience = Patience { timeout: Duration::from_secs(20), limit: 64 * 1024, insist: false };
 
-/// Greets the servers that share rooms with this one, once.
-pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
-    if !rooms.config.federation.enabled {
-        return Ok(());
-    }
-    let (run, count) = (rooms.remote.chance.word(12), std::sync::atomic::AtomicU64::new(0));
-    let greet = |server: OwnedServerName| {
-        let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let uri = format!("/_matrix/federation/v1/send/hello-{run}-{count}");
-        let body = serde_json::json!({
-            "origin": rooms.config.server_name,
-            "origin_server_ts": rooms.clock.now(),
-            "pdus": [],
-        });
-        let rooms = &rooms;
-        async move {
-            let body = Some(body.to_string().into_bytes());
-            if let Err(error) = rooms.remote.send(&server, http::Method::PUT, uri, body, HELLO, true).await {
-                tracing::debug!(%server, %error, "{server} cannot be greeted");
-            }
+impl Outbound {
+    /// Greets the servers that share rooms with this one, with whatever else there is for them.
+    pub(super) fn hello(self: &Arc<Self>) -> Result<()> {
+        for server in neighbours(&self.rooms)? {
+            self.now_or_never(server, |queue| queue.greet());
         }
-    };
-    stream::iter(neighbours(&rooms)?).map(greet).buffer_unordered(AT_ONCE).collect::<()>().await;
-    Ok(())
+        Ok(())
+    }
 }
 
 /// The servers in rooms with this one, those in the smallest rooms first.

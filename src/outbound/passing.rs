@@ -8,7 +8,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedServerName, OwnedUserId, events::room::member::MembershipState};
 
-use super::{edus, follow::Outbound};
+use super::{
+    edus,
+    follow::{FEW, MANY, Outbound},
+    queue::Queue,
+};
 use crate::{
     error::Result,
     protocol::presence::State,
@@ -43,7 +47,10 @@ impl Outbound {
             "edu_type": "m.typing",
             "content": { "room_id": room, "user_id": user, "typing": change.typing },
         });
-        self.pass(self.others(change.room)?, &edu.to_string());
+        let others = self.others(change.room)?;
+        if others.len() <= MANY {
+            self.pass(others, &edu.to_string());
+        }
         Ok(())
     }
 
@@ -55,7 +62,7 @@ impl Outbound {
             return Ok(());
         };
         let edu = presence::edu(&self.rooms, &[(id, presence)]);
-        let servers = edus::sharing(&self.rooms, user)?;
+        let servers = edus::sharing(&self.rooms, user, MANY)?;
         self.pass(candidates(&self.rooms.config, servers), &edu);
         Ok(())
     }
@@ -66,7 +73,7 @@ impl Outbound {
         let touched = store.wakers().touched_since(after).filter(|_| presence::over_federation(&self.rooms));
         for room in touched.into_iter().flatten() {
             let others = self.others(room)?;
-            if others.is_empty() {
+            if others.is_empty() || others.len() > MANY {
                 continue;
             }
             let changes = store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1)));
@@ -119,13 +126,24 @@ impl Outbound {
 
     /// Sends something now to those of some servers that answer.
     fn pass(self: &Arc<Self>, servers: Vec<OwnedServerName>, edu: &str) {
-        let permitted = &self.rooms.remote.permitted;
-        for server in servers.into_iter().filter(|server| permitted.is(server)) {
+        let (few, edu) = (servers.len() <= FEW, Arc::<str>::from(edu));
+        for server in servers {
+            self.now_or_never(server, |queue| {
+                queue.pass(Arc::clone(&edu));
+                if few {
+                    queue.hurry();
+                }
+            });
+        }
+    }
+
+    /// Puts something into the queue of a server, if it answers at present.
+    pub(super) fn now_or_never(self: &Arc<Self>, server: OwnedServerName, put: impl FnOnce(&mut Queue)) {
+        let remote = &self.rooms.remote;
+        if remote.permitted.is(&server) && remote.back_off.until(&server, self.rooms.clock.now()).is_none() {
             let destination = self.destination(&server);
-            if self.rooms.remote.back_off.until(&server, self.rooms.clock.now()).is_none() {
-                destination.queue.lock().pass(edu.to_owned());
-                self.work(server, destination);
-            }
+            put(&mut destination.queue.lock());
+            self.work(server, destination);
         }
     }
 }

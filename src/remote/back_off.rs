@@ -3,7 +3,7 @@
 //! Shared by everybody who asks other servers, and remembered over restarts, so that a server that is gone
 //! costs nothing. One good answer, or any request from that server, ends it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
 use ruma::ServerName;
@@ -43,9 +43,9 @@ impl BackOff {
         self.rows.lock().get(server.as_str()).map(|row| row.retry).filter(|retry| *retry > now)
     }
 
-    /// Notes that a server did not answer. `jitter` is any random number: not everybody comes back at once. Returns
-    /// whether it had answered before.
-    pub fn failed(&self, server: &ServerName, now: u64, jitter: u64) -> Result<bool> {
+    /// Notes that a server did not answer. `jitter` is any random number: not everybody comes back at once; `wanted` is
+    /// how long it wants to be left alone. Returns whether it had answered before.
+    pub fn failed(&self, server: &ServerName, now: u64, jitter: u64, wanted: Duration) -> Result<bool> {
         let mut rows = self.rows.lock();
         if rows.len() >= MOST_SERVERS && !rows.contains_key(server.as_str()) {
             return Ok(false);
@@ -56,7 +56,8 @@ impl BackOff {
             return Ok(false);
         }
         row.failures = row.failures.saturating_add(1);
-        row.retry = now + pause(row.failures, jitter);
+        let wanted = u64::try_from(wanted.as_millis()).unwrap_or(LONGEST).min(LONGEST);
+        row.retry = now + pause(row.failures, jitter).max(wanted);
         let is_first = row.failures == 1;
         let mut write = self.store.write();
         write.put(BACK_OFF, &server.as_str().to_owned(), row);
@@ -102,12 +103,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_left_alone_as_long_as_it_wants() {
+        let back_off = BackOff::load(&Store::in_memory()).unwrap();
+        let server = server_name!("busy.example");
+        back_off.failed(server, 1_000, 0, Duration::from_secs(60)).unwrap();
+        assert_eq!(back_off.until(server, 1_000), Some(61_000));
+    }
+
+    #[test]
     fn a_silent_server_is_left_alone_also_after_a_restart() {
         let store = Store::in_memory();
         let server = server_name!("gone.example");
         let back_off = BackOff::load(&store).unwrap();
-        assert!(back_off.failed(server, 1_000, 0).unwrap());
-        assert!(!back_off.failed(server, 1_001, 0).unwrap());
+        assert!(back_off.failed(server, 1_000, 0, Duration::ZERO).unwrap());
+        assert!(!back_off.failed(server, 1_001, 0, Duration::ZERO).unwrap());
         let until = back_off.until(server, 1_000).unwrap();
         let back_off = BackOff::load(&store).unwrap();
         assert_eq!(back_off.until(server, 1_000), Some(until));

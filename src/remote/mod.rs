@@ -15,7 +15,7 @@ pub mod tls;
 pub mod transport;
 pub mod x_matrix;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -53,6 +53,8 @@ use crate::{
 const USUAL_LIMIT: usize = 10 * 1024 * 1024;
 /// How much of a refusal is read where an answer is not held whole.
 const LARGEST_REFUSAL: usize = 64 * 1024;
+/// How long a server may ask to be left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 /// How long an answer may take, unless the caller says otherwise.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -217,7 +219,7 @@ impl Remote {
     {
         let (method, uri, body) = raw(request)?;
         let request = self.prepare(to, method, uri, body, patience, true)?;
-        let mut answer = self.answered(to, self.transport.open(request).await, |answer| answer.status)?;
+        let mut answer = self.answered(to, self.transport.open(request).await, |answer| (answer.status, None))?;
         if answer.status.is_success() {
             return Ok(answer.body);
         }
@@ -243,11 +245,13 @@ impl Remote {
         signed: bool,
     ) -> Result<http::Response<Bytes>, RemoteError> {
         let request = self.prepare(to, method, uri, body, patience, signed)?;
-        let answer = self.answered(to, self.transport.send(request).await, |answer| answer.status)?;
-        let mut response = http::Response::new(answer.body);
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = answer.headers;
-        Ok(response)
+        let answer = self.transport.send(request).await.map(|answer| {
+            let mut response = http::Response::new(answer.body);
+            *response.status_mut() = answer.status;
+            *response.headers_mut() = answer.headers;
+            response
+        });
+        self.answered(to, answer, |answer| (answer.status(), asked_to_wait(answer)))
     }
 
     fn prepare(
@@ -284,18 +288,18 @@ impl Remote {
         })
     }
 
-    /// Notes whether there is an answer, and whether it is one of a server that works.
+    /// Notes whether there is an answer, and whether it is one of a server that works, or wants to be left alone.
     fn answered<A>(
         &self,
         to: &ServerName,
         answer: Result<A, Failure>,
-        status: impl Fn(&A) -> StatusCode,
+        says: impl Fn(&A) -> (StatusCode, Option<Duration>),
     ) -> Result<A, RemoteError> {
         match answer {
             Ok(answer) => {
-                let status = status(&answer);
+                let (status, wait) = says(&answer);
                 match status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                    true => self.note_failure(to, &format!("it says {}", status.as_u16())),
+                    true => self.note_failure(to, &format!("it says {}", status.as_u16()), wait),
                     false => self.note_answer(to),
                 }
                 Ok(answer)
@@ -307,7 +311,7 @@ impl Remote {
                         tracing::info!(server = %to, "an answer of {to} is larger than it may be, and is cut off");
                         self.note_answer(to);
                     }
-                    _ => self.note_failure(to, &failure.to_string()),
+                    _ => self.note_failure(to, &failure.to_string(), None),
                 }
                 Err(RemoteError::Failed(failure))
             }
@@ -327,9 +331,9 @@ impl Remote {
     }
 
     /// Keeps the back-off. That it cannot be saved is no reason to fail the request.
-    fn note_failure(&self, server: &ServerName, why: &str) {
+    fn note_failure(&self, server: &ServerName, why: &str, wanted: Option<Duration>) {
         let jitter = u64::from_le_bytes(self.chance.bytes());
-        match self.back_off.failed(server, self.clock.now(), jitter) {
+        match self.back_off.failed(server, self.clock.now(), jitter, wanted.unwrap_or_default()) {
             Ok(true) => tracing::info!(%server, "{server} is left alone for a while: {why}"),
             Ok(false) => tracing::debug!(%server, "{server} is left alone for longer: {why}"),
             Err(error) => tracing::warn!(%server, ?error, "cannot save that {server} does not answer"),
@@ -438,11 +442,23 @@ pub fn is_own(config: &Config, server: &ServerName) -> bool {
 
 /// Several servers that may know something, each once, without this server.
 pub fn candidates(config: &Config, servers: impl IntoIterator<Item = OwnedServerName>) -> Vec<OwnedServerName> {
-    let mut seen = Vec::new();
-    for server in servers {
-        if !is_own(config, &server) && !seen.contains(&server) {
-            seen.push(server);
-        }
+    let mut seen = HashSet::new();
+    servers.into_iter().filter(|server| !is_own(config, server) && seen.insert(server.clone())).collect()
+}
+
+/// How long a server that has too much to do wants to be left alone, if it says so: an hour at most.
+pub fn asked_to_wait(answer: &http::Response<Bytes>) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Limited {
+        retry_after_ms: u64,
     }
-    seen
+    if !matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let header = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let wait = header.map(Duration::from_secs).or_else(|| {
+        let limited: Limited = serde_json::from_slice(answer.body()).ok()?;
+        Some(Duration::from_millis(limited.retry_after_ms))
+    });
+    wait.map(|wait| wait.min(LONGEST_WAIT))
 }

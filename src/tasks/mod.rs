@@ -32,7 +32,6 @@ const UPKEEP: Duration = Duration::from_secs(600);
 pub fn start(ctx: &Ctx) {
     keep_up(ctx, "sending to other servers", |ctx| outbound::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "taking in events of other servers", |ctx| inbox::run(ctx.rooms.clone()));
-    keep_up(ctx, "greeting other servers", |ctx| outbound::hello::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
     keep_up(ctx, "fetching the members of rooms", |ctx| completing::run(ctx.rooms.clone()));
     keep_up(ctx, "sending push notifications", |ctx| push::follow::run(ctx.rooms.clone()));

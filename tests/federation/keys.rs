@@ -11,6 +11,7 @@ use ingle::{
     rooms::{create::create, joining},
     store::schema::{
         e2ee::{REMOTE_LISTS, RemoteListRow, STREAMS, StreamRow},
+        federation::PARTED,
         numbers,
     },
 };
@@ -259,6 +260,41 @@ async fn nothing_is_kept_of_somebody_with_whom_no_room_is_shared() {
 }
 
 #[tokio::test]
+async fn who_meets_somebody_again_is_told_of_their_devices() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    upload(&bob).await;
+    let room = ann.create_room().with("preset", "public_chat").await;
+    bob.join_via(&room, &a).await.ok();
+    sees(&ann, &bob).await;
+    named(&bob, "phone").await;
+    until(&a, || kept(&a, &bob).is_some_and(|row| row.stream == Some(2))).await;
+    // He leaves, and what he changes meanwhile is nobody's business here. What is kept is that of before.
+    bob.leave(&room).await.ok();
+    b.is_heard().await;
+    named(&bob, "new phone").await;
+    b.is_heard().await;
+    assert_eq!(kept(&a, &bob).map(|row| row.stream), Some(Some(2)));
+    bob.join_via(&room, &a).await.ok();
+    until(&a, || kept(&a, &bob).is_some_and(|row| row.stream == Some(3) && !row.stale)).await;
+    // The same if it is she who leaves and comes back.
+    ann.leave(&room).await.ok();
+    a.is_heard().await;
+    named(&bob, "old phone").await;
+    b.is_heard().await;
+    assert_eq!(kept(&a, &bob).map(|row| row.stream), Some(Some(3)));
+    ann.join_via(&room, &b).await.ok();
+    let met = || b.ctx.store.scan(PARTED, &()).any(|row| row.expect("a row").1 > 0);
+    until(&b, met).await;
+    b.later(Duration::from_secs(15));
+    ingle::outbound::acquaintance::again(&b.ctx.rooms).expect("rows");
+    until(&a, || kept(&a, &bob).is_some_and(|row| row.stream == Some(4) && !row.stale)).await;
+    assert_eq!(sees(&ann, &bob).await, "old phone");
+    assert!(b.ctx.store.scan(PARTED, &()).next().is_none());
+}
+
+#[tokio::test]
 async fn a_message_is_taken_in_once_and_a_large_one_in_parts() {
     let network = network();
     let (a, b) = (network.server("a.example").await, network.server("b.example").await);
@@ -273,6 +309,9 @@ async fn a_message_is_taken_in_once_and_a_large_one_in_parts() {
             "edus": [{ "edu_type": "m.direct_to_device", "content": content }],
         })
     };
+    let messages = json!({ ann.id.as_str(): { "*": 7 } });
+    let nonsense = json!({ "sender": bob.id, "type": "m.test", "message_id": "other", "messages": messages });
+    b.tell(&a, "m.direct_to_device", nonsense).await;
     for (at, sender) in [&ann, &bob, &bob].into_iter().enumerate() {
         let uri = format!("/_matrix/federation/v1/send/{at}");
         b.ask_server(&a, Method::PUT, &uri, Some(message(sender, at as u64))).await.ok();

@@ -13,6 +13,7 @@ mod permitted;
 mod policy;
 mod presence;
 mod rooms;
+mod sending;
 mod serving;
 mod signed;
 mod simulation;

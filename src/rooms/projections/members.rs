@@ -4,11 +4,13 @@ use ruma::{ServerName, UserId, events::room::member::MembershipState};
 
 use crate::{
     error::Result,
-    rooms::{Head, append::StateDelta, cache::Known},
+    rooms::{Head, append::StateDelta, cache::Known, projections::outbox},
     store::{
         Write,
         schema::{
-            UserNo, numbers,
+            UserNo,
+            federation::Mover,
+            numbers,
             rooms::{
                 DEPARTED, LOCAL_MEMBERS, MEMBERS, MemberRow, ROOM_SERVERS, STRIPPED_STATE, USER_ROOMS, UserRoomRow,
             },
@@ -37,12 +39,18 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
         write.wake(user);
     }
     let joined = |membership: &MembershipState| *membership == MembershipState::Join;
-    match (joined(&member.before), joined(&member.after)) {
-        (false, true) => count_server(write, delta, member.user.server_name(), 1)?,
-        (true, false) => count_server(write, delta, member.user.server_name(), -1)?,
-        _ => {}
+    let by = match (joined(&member.before), joined(&member.after)) {
+        (false, true) => 1,
+        (true, false) => -1,
+        _ => return Ok(()),
+    };
+    let server = member.user.server_name();
+    let first_or_last = count_server(write, delta, server, by)?;
+    match delta.rooms.is_local(&member.user) {
+        true => outbox::moved(write, delta.rooms, room, Mover::User(user)),
+        false if first_or_last => outbox::moved(write, delta.rooms, room, Mover::Server(server.to_string())),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes what a member event says of its user.
@@ -107,17 +115,25 @@ fn member(delta: &StateDelta<'_>) -> Option<Member> {
     })
 }
 
-fn count_server(write: &mut Write, delta: &StateDelta<'_>, server: &ServerName, by: i64) -> Result<()> {
+/// Counts the users of a server, and says whether the server has come into the room or left it.
+fn count_server(write: &mut Write, delta: &StateDelta<'_>, server: &ServerName, by: i64) -> Result<bool> {
     let room = delta.room.number;
     let key = (room, server.as_str().to_owned());
+    let before = write.get(ROOM_SERVERS, &key)?;
     // Of a room whose members are on their way, others of the server may be in it whom nobody here knows yet.
-    match write.get(ROOM_SERVERS, &key)?.unwrap_or(0).saturating_add_signed(by) {
-        0 if delta.room.is_partial() => write.put(ROOM_SERVERS, &key, &0),
+    match before.unwrap_or(0).saturating_add_signed(by) {
+        0 if delta.room.is_partial() => {
+            write.put(ROOM_SERVERS, &key, &0);
+            Ok(false)
+        }
         0 => {
             write.delete(ROOM_SERVERS, &key);
             write.put_at(DEPARTED, delta.slot, move |at| ((room, at, key.1), ()));
+            Ok(true)
         }
-        count => write.put(ROOM_SERVERS, &key, &count),
+        count => {
+            write.put(ROOM_SERVERS, &key, &count);
+            Ok(before.is_none())
+        }
     }
-    Ok(())
 }

@@ -7,8 +7,9 @@ use crate::{
         Ticket, Write,
         schema::{
             EventNo, RoomNo,
-            federation::{OUTBOX, OutboxRow},
-            rooms::ROOM_SERVERS,
+            e2ee::STREAMS,
+            federation::{Mover, OUTBOX, OutboxRow},
+            rooms::{LOCAL_MEMBERS, ROOM_SERVERS},
         },
     },
 };
@@ -46,6 +47,20 @@ pub fn to_room(write: &mut Write, rooms: &Rooms, room: RoomNo, edu: String) -> R
     if rooms.config.federation.enabled && is_shared(write, rooms, room)? {
         let slot = write.slot();
         write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::ToRoom(room, edu)));
+    }
+    Ok(())
+}
+
+/// Puts out that somebody has come into a room or left it, for servers that know the devices of users of this one.
+pub fn moved(write: &mut Write, rooms: &Rooms, room: RoomNo, mover: Mover) -> Result<()> {
+    let concerns = match &mover {
+        Mover::User(user) => write.get(STREAMS, user)?.is_some(),
+        // Of a room that is just being entered the users of this server are not yet there.
+        Mover::Server(_) => rooms.store.scan(LOCAL_MEMBERS, &(room,)).next().is_some(),
+    };
+    if concerns && rooms.config.federation.enabled {
+        let slot = write.slot();
+        write.put_at(OUTBOX, slot, move |at| (at, OutboxRow::Moved(room, mover)));
     }
     Ok(())
 }

@@ -68,7 +68,23 @@ pub enum OutboxRow {
     },
     /// That the cross-signing keys of a user of this server have changed, likewise.
     SigningKeys(UserNo),
+    /// That somebody has come into a room or left it, which may concern servers that know the devices of users of this
+    /// one.
+    Moved(RoomNo, Mover),
 }
+
+/// Who has come into a room or left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mover {
+    /// A user of this server.
+    User(UserNo),
+    /// The first user of another server, or the last one.
+    Server(String),
+}
+
+/// Servers that have shared a room with a user of this one and share none at present: they do not hear of changes of
+/// the user's devices. 0, or when they met again, in milliseconds since the epoch. Written by `outbound`.
+pub const PARTED: Table<(UserNo, String), u64> = Table::new("parted");
 
 /// What other servers are to be sent, in the order of the log. Written with what it is about, by whoever
 /// makes it; removed by `outbound` once nobody waits for it.

@@ -24,8 +24,8 @@ class Synapse(Server):
         r"|may not take part in this room|from banned server"
         # Clients that hang up or log out, and keys that are replaced in the middle of a login.
         r"|Not sending response to request|Invalid access token|during the UI authentication session"
-        # A server that is killed, and one that greets it while something else is on its way already.
-        r"|Failed to send transaction: Failed to send request: ConnectionRefusedError|while still processing hello-"
+        # A server that is killed.
+        r"|Failed to send transaction: Failed to send request: ConnectionRefusedError"
         # Its own affairs.
         r"|Background process 'task-update_join_states'|synapse\.(storage\.database|logging\.context|util\.|metrics)"
     )
