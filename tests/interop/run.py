@@ -29,11 +29,12 @@ from scenes.moving import moving
 from scenes.outages import outages
 from scenes.past import past, versions
 from scenes.search import search
-from scenes.secrets import secrets, trust
+from scenes.secrets import parted, secrets, trust
 from scenes.set_up import set_up
 from scenes.sights import sights
 from scenes.spaces import spaces
 from scenes.threads import threads
+from scenes.three import three
 
 # One line a scene: its name, the story, and who plays in it over what.
 SCENES = {
@@ -64,7 +65,9 @@ SCENES = {
     "synapse-versions": (versions, dict()),
     "synapse-outages": (outages, dict()),
     "synapse-secrets": (secrets, dict(ann="js", bob="nio")),
+    "synapse-parted": (parted, dict(ann="js", bob="nio")),
     "synapse-trust": (trust, dict()),
+    "synapse-three": (three, dict()),
 }
 
 # Scenes for what Ingle does not do yet; they are played when they are named.

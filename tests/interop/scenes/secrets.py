@@ -54,6 +54,52 @@ async def devices_that_come_and_go(stage, host, guest):
         await person.sees(room, so_far)
 
 
+async def parted(stage, ann, bob):
+    async with border(stage, ann=ann, bob=bob, crypto=True) as between:
+
+        async def again(host, guest):
+            await meet_again(stage, host, guest)
+
+        await between.play(again)
+
+
+async def meet_again(stage, host, guest):
+    """Whoever meets somebody again knows the device that the other has got since they parted."""
+    room = await shared_room(host, guest, encrypted=True)
+    await guest.sees_members(room, ann="ann", bob="bob")
+    await host.sees_members(room, ann="ann", bob="bob")
+    await host.say(room, "Farewell")
+    await guest.sees(room, f"{host.name}: Farewell")
+    await guest.say(room, "Write to me")
+    await host.sees(room, f"""
+        {host.name}: Farewell
+        {guest.name}: Write to me
+    """)
+    await host.leave(room)
+    await guest.sees_membership(room, host, "leave")
+    tablet = await new_device(stage, host, "later")
+
+    room = await shared_room(guest, host, encrypted=True)
+    await guest.sees_members(room, ann="ann", bob="bob")
+    await until(f"{guest!r} knows the new device", lambda: knows(guest, tablet))
+    await guest.say(room, "There you are")
+    for device in host, tablet:
+        await until(f"{device!r} reads it", lambda: reads(device, room, "There you are"))
+
+    # Now it is the guest who leaves and comes back.
+    await guest.leave(room)
+    await host.sees_membership(room, guest, "leave")
+    watch = await new_device(stage, host, "last")
+    room = await shared_room(host, guest, encrypted=True)
+    await guest.sees_members(room, ann="ann", bob="bob")
+    await until(f"{guest!r} knows the newest device", lambda: knows(guest, watch), deadline=60)
+    await guest.say(room, "Here I am")
+    for device in host, tablet, watch:
+        await until(f"{device!r} reads it", lambda: reads(device, room, "Here I am"))
+    await host.leave(room)
+    await guest.sees_membership(room, host, "leave")
+
+
 async def new_device(stage, person, label):
     device = stage.person(person.name, person.server, person.kind, crypto=True, device=f"{label}-{person.server.kind}")
     await device.login()
@@ -61,14 +107,14 @@ async def new_device(stage, person, label):
     return device
 
 
-async def knows(person, device, lost):
-    """Whether somebody would encrypt for a device. A client that tracks devices by itself has to have heard of it."""
+async def knows(person, device, lost=None):
+    """Whether somebody would encrypt for a device, and not for a lost one. A client that tracks devices by itself has to have heard of it."""
     if hasattr(person, "devices_of"):
         devices = await person.devices_of(device)
     else:
         answer = await person.ask("POST", "/v3/keys/query", {"device_keys": {device.user_id: []}})
         devices = answer["device_keys"].get(device.user_id, {})
-    return device.device_id in devices and lost.device_id not in devices
+    return device.device_id in devices and not (lost and lost.device_id in devices)
 
 
 async def reads(person, room, text):
