@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinSet,
@@ -198,8 +198,10 @@ impl Outbound {
             OutboxRow::Pdu(number) => {
                 let known = self.rooms.known(*number)?;
                 let mut servers = forks::servers_at(&self.rooms, known.room, at)?;
-                // Whoever is invited, removed or banned hears of it although they are not in the room.
+                // Whoever is removed or banned hears of it although they are not in the room. An invite was handed over
+                // before it was put out.
                 if known.event.kind == "m.room.member"
+                    && known.event.membership() != Some(MembershipState::Invite)
                     && let Some(user) = known.event.state_key.as_deref()
                     && let Ok(user) = <&ruma::UserId>::try_from(user)
                 {

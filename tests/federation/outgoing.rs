@@ -108,3 +108,24 @@ async fn a_server_that_was_started_gets_what_waits_for_it() {
     let bob = User { server: b, ..bob };
     hears(&bob, &room, "is anybody there?").await;
 }
+
+#[tokio::test]
+async fn whoever_is_invited_is_handed_the_invite_once() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let room = ann.create_room().await;
+    ann.invite(&room, &bob).await.ok();
+    a.is_heard().await;
+    let asked = network.asked(&b);
+    let (invites, transactions): (Vec<_>, Vec<_>) = asked.iter().partition(|path| path.contains("/invite/"));
+    assert_eq!(
+        (invites.len(), transactions.iter().filter(|path| path.contains("/send/")).count()),
+        (1, 0),
+        "{asked:?}"
+    );
+    // That it is taken back is told.
+    ann.kick(&room, &bob).await.ok();
+    a.is_heard().await;
+    assert!(network.asked(&b).iter().any(|path| path.contains("/send/")));
+}

@@ -36,6 +36,8 @@ pub struct Network {
 #[derive(Default)]
 struct Inner {
     servers: Mutex<HashMap<String, Arc<Http>>>,
+    /// What each server was asked, by its name.
+    asked: Mutex<Vec<(String, String)>>,
     /// Servers that nobody can reach at present.
     away: Mutex<BTreeSet<String>>,
     /// Sites of the web, by host.
@@ -111,6 +113,12 @@ impl Network {
         self.inner.answers.lock().insert(place, Arc::new(how));
     }
 
+    /// The paths that a server was asked for, oldest first.
+    pub fn asked(&self, server: &Server) -> Vec<String> {
+        let name = server.ctx.config.server_name.as_str();
+        self.inner.asked.lock().iter().filter(|(to, _)| to == name).map(|(_, path)| path.clone()).collect()
+    }
+
     /// A site of the web that the servers can reach.
     pub fn site(&self, host: &str, answer: impl Fn(&WebRequest) -> (StatusCode, Value) + Send + Sync + 'static) {
         self.inner.sites.lock().insert(host.to_owned(), Arc::new(answer));
@@ -137,6 +145,7 @@ impl Transport for Network {
     fn send(&self, request: Outgoing) -> Exchange<'_> {
         let name = request.destination.to_string();
         let server = self.inner.servers.lock().get(&name).cloned();
+        self.inner.asked.lock().push((name.clone(), request.uri.clone()));
         let away = self.inner.away.lock().contains(&name);
         let answering = self.inner.answers.lock().get(&(name, request.uri.clone())).cloned();
         Box::pin(async move {
