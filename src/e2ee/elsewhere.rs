@@ -168,15 +168,23 @@ fn change_master(write: &mut Write, user: UserNo, new: Option<&str>) -> Result<(
     }
 }
 
+/// What became of a list that a server gave.
+pub enum Kept {
+    /// It is kept, and on the disk with this ticket.
+    Here(Ticket),
+    /// Nobody here needs it.
+    Needless,
+    /// Something has changed meanwhile: it must be asked for again.
+    Outdated,
+}
+
 /// Keeps a list that a server gave when the log stood at `asked`; `stream` is the number of its newest change.
-/// Returns false if something has changed meanwhile: then it must be asked again.
 ///
 /// Whoever follows the user is told if the list is not what was shown before.
-pub async fn keep(e2ee: &E2ee, user: &UserId, list: &List, stream: Option<u64>, asked: Position) -> Result<bool> {
-    let Some(number) = numbers::find_user(&e2ee.store, user)? else { return Ok(true) };
-    let Some(ticket) = decide_to_keep(e2ee, user, number, list, stream, asked)? else { return Ok(false) };
-    published([ticket]).await?;
-    Ok(true)
+pub fn keep(e2ee: &E2ee, user: &UserId, list: &List, stream: Option<u64>, asked: Position) -> Result<Kept> {
+    let Some(number) = numbers::find_user(&e2ee.store, user)? else { return Ok(Kept::Needless) };
+    let ticket = decide_to_keep(e2ee, user, number, list, stream, asked)?;
+    Ok(ticket.map_or(Kept::Outdated, Kept::Here))
 }
 
 fn decide_to_keep(

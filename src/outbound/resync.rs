@@ -12,7 +12,7 @@ use ruma::{OwnedServerName, ServerName, UserId, api::federation::device::get_dev
 use tokio::time::Instant;
 
 use crate::{
-    e2ee::elsewhere::{self, List},
+    e2ee::elsewhere::{self, Kept, List},
     error::Result,
     heavy,
     remote::{Patience, RemoteError},
@@ -79,8 +79,10 @@ async fn ask(rooms: &Rooms, server: &ServerName, number: UserNo) -> Result<bool>
         match rooms.remote.ask_with(server, request, ASK).await {
             Ok(answer) => {
                 let stream = answer.stream_id.into();
-                if elsewhere::keep(e2ee, &user, &list(&user, answer), Some(stream), asked).await? {
-                    return Ok(true);
+                match elsewhere::keep(e2ee, &user, &list(&user, answer), Some(stream), asked)? {
+                    Kept::Here(ticket) => return Ok(ticket.published().await.map(|_| true)?),
+                    Kept::Needless => return Ok(true),
+                    Kept::Outdated => {}
                 }
             }
             Err(RemoteError::Refused { status, .. }) if status.is_client_error() && status.as_u16() != 429 => {

@@ -17,7 +17,7 @@ use ruma::{
 use crate::{
     app::Ctx,
     e2ee::{
-        elsewhere::{self, List},
+        elsewhere::{self, Kept, List},
         one_time_keys::Claimed,
         query::{Keys, Wanted},
     },
@@ -62,15 +62,17 @@ pub async fn query(
         let answer = ctx.remote.ask_with(&server, request, patience(timeout)).await;
         (server, wanted, answer)
     });
-    let mut failed = Vec::new();
+    let (mut failed, mut last) = (Vec::new(), None);
     for (server, wanted, answer) in join_all(asking).await {
         match answer {
             Ok(answer) => {
                 for (user, mut list) in lists(&wanted, answer) {
                     let devices = &wanted[&user];
-                    if devices.is_empty() {
-                        // What changes meanwhile is told, and asked for again.
-                        elsewhere::keep(&ctx.e2ee, &user, &list, None, asked).await?;
+                    // What changes meanwhile is told, and asked for again.
+                    if devices.is_empty()
+                        && let Kept::Here(ticket) = elsewhere::keep(&ctx.e2ee, &user, &list, None, asked)?
+                    {
+                        last = Some(ticket);
                     }
                     elsewhere::add_own_signature(&ctx.e2ee, &user, &mut list, asker)?;
                     show(keys, &user, list, devices);
@@ -81,6 +83,10 @@ pub async fn query(
                 failed.push(server);
             }
         }
+    }
+    // What was written before is on the disk before: hundreds of lists wait for it once.
+    if let Some(ticket) = last {
+        ticket.published().await?;
     }
     Ok(failed)
 }
