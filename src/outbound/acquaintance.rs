@@ -5,19 +5,20 @@
 
 use std::collections::BTreeSet;
 
-use ruma::OwnedServerName;
+use ruma::events::room::member::MembershipState;
 
 use super::edus;
 use crate::{
     error::Result,
     remote,
-    rooms::{Rooms, ephemeral, forks},
+    rooms::{Rooms, access, ephemeral, forks},
     store::{
         Write,
         schema::{
             RoomNo, UserNo,
             e2ee::STREAMS,
             federation::{Mover, OUTBOX, OutboxRow, PARTED},
+            rooms::ROOM_SERVERS,
         },
     },
 };
@@ -29,47 +30,50 @@ const AGAIN: u64 = 10_000;
 /// was noted earlier, and with whom one is shared again, ask for the devices.
 pub fn moved(rooms: &Rooms, write: &mut Write, room: RoomNo, mover: &Mover) -> Result<()> {
     match mover {
-        Mover::User(user) => {
-            for place in look(rooms, write, *user, forks::servers(rooms, room)?)? {
-                tell(rooms, write, place)?;
-            }
-            Ok(())
-        }
+        Mover::User(user) => user_moved(rooms, write, room, *user),
         Mover::Server(server) => {
-            let Ok(server) = OwnedServerName::try_from(server.as_str()) else { return Ok(()) };
             for user in ephemeral::locals(rooms, room)? {
-                // It is told a little later: we know of its join before it has taken in the room.
-                look(rooms, write, user, vec![server.clone()])?;
+                server_moved(rooms, write, (user, server.clone()))?;
             }
             Ok(())
         }
     }
 }
 
-/// Notes which of these servers share no room with a user, and returns those that do again.
-fn look(
-    rooms: &Rooms,
-    write: &mut Write,
-    user: UserNo,
-    servers: Vec<OwnedServerName>,
-) -> Result<Vec<(UserNo, String)>> {
-    let mut met_again = Vec::new();
+fn user_moved(rooms: &Rooms, write: &mut Write, room: RoomNo, user: UserNo) -> Result<()> {
     if rooms.store.get(STREAMS, &user)?.is_none() {
-        return Ok(met_again);
+        return Ok(());
     }
-    let sharing: BTreeSet<_> = edus::sharing(rooms, user, usize::MAX)?.into_iter().collect();
-    for server in remote::candidates(&rooms.config, servers) {
-        if !sharing.contains(&server) {
+    let sharing: BTreeSet<String> = edus::sharing(rooms, user, usize::MAX)?.into_iter().map(Into::into).collect();
+    for server in remote::candidates(&rooms.config, forks::servers(rooms, room)?) {
+        if !sharing.contains(server.as_str()) {
             write.put(PARTED, &(user, server.into()), &0);
         }
     }
     for (place, met) in write.scan(PARTED, &user)? {
-        if met == 0 && sharing.iter().any(|server| *server == *place.1) {
+        if met == 0 && sharing.contains(&place.1) {
             write.put(PARTED, &place, &rooms.clock.now());
-            met_again.push(place);
+            tell(rooms, write, place)?;
         }
     }
-    Ok(met_again)
+    Ok(())
+}
+
+/// A server that comes is told a little later: we know of its join before it has taken in the room.
+fn server_moved(rooms: &Rooms, write: &mut Write, place: (UserNo, String)) -> Result<()> {
+    if rooms.store.get(STREAMS, &place.0)?.is_none() {
+        return Ok(());
+    }
+    let mut shares = false;
+    for room in access::rooms_of(rooms, place.0, &MembershipState::Join)? {
+        shares |= rooms.store.contains(ROOM_SERVERS, &(room, place.1.clone()))?;
+    }
+    match shares {
+        false => write.put(PARTED, &place, &0),
+        true if write.get(PARTED, &place)? == Some(0) => write.put(PARTED, &place, &rooms.clock.now()),
+        true => {}
+    }
+    Ok(())
 }
 
 /// Tells those whom somebody has met a little while ago, now that everybody has taken in what they know of the room.

@@ -72,13 +72,18 @@ impl Outbound {
         let store = &self.rooms.store;
         let touched = store.wakers().touched_since(after).filter(|_| presence::over_federation(&self.rooms));
         for room in touched.into_iter().flatten() {
+            // In most that happens nobody comes.
+            let changes = store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1)));
+            let changes = changes.take(MOST_CHANGES + 1).collect::<Result<Vec<_>, _>>()?;
+            let many = changes.len() > MOST_CHANGES;
+            if !many && !changes.iter().any(|((_, _, key), _)| key.is_member()) {
+                continue;
+            }
             let others = self.others(room)?;
             if others.is_empty() || others.len() > MANY {
                 continue;
             }
-            let changes = store.range(STATE_DELTAS, &(room, Position(after.0 + 1)), &(room, Position(until.0 + 1)));
-            let changes = changes.take(MOST_CHANGES + 1).collect::<Result<Vec<_>, _>>()?;
-            if changes.len() > MOST_CHANGES {
+            if many {
                 // A whole room came: somebody here has joined it.
                 self.introduce(ephemeral::locals(&self.rooms, room)?, others)?;
                 continue;
