@@ -13,7 +13,15 @@ const MOST_WORKERS: usize = 4;
 /// Reads that wait for the disk, and password hashes.
 const BLOCKING: usize = 16;
 
+/// From how many bytes on a piece of memory is one of its own, which goes back to the machine as soon as it is free.
+#[cfg(target_env = "gnu")]
+const OWN_PIECE: libc::c_int = 128 << 10;
+/// How many heaps there are for the rest: with one for each thread, each keeps what its thread once needed.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 2;
+
 pub fn run(config: Config, accept_loss: bool) -> Outcome {
+    give_memory_back();
     logs::start(&config.log).map_err(Failure::Usage)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(available_parallelism().map_or(1, usize::from).min(MOST_WORKERS))
@@ -31,6 +39,21 @@ pub fn run(config: Config, accept_loss: bool) -> Outcome {
     }
     Ok(done?)
 }
+
+/// Keeps the C library from raising [`OWN_PIECE`] by itself: after the first password hash, the memory of all others
+/// (19 MiB each) would come from heaps and stay there.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "there is no other way to tell the C library")]
+fn give_memory_back() {
+    // SAFETY: nothing is passed but two numbers, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_PIECE);
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn give_memory_back() {}
 
 async fn serve(config: Config, accept_loss: bool) -> Result<(), String> {
     // Opened first: a port that is taken is said at once, and clients wait rather than fail meanwhile.

@@ -103,6 +103,17 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), text)
 }
 
+/// An answer to some JSON.
+fn post(address: SocketAddr, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}");
+    write!(stream, "{head}\r\n\r\n{body}").expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
 #[test]
 fn it_runs_without_any_option_and_stops_when_told_to() {
     let home = home();
@@ -182,6 +193,28 @@ fn a_good_configuration_is_explained() {
     assert!(text.contains("The server is a.example, keeps its data in HOME/data"), "{text}");
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn the_memory_for_a_password_goes_back_to_the_machine() {
+    let home = home();
+    let mut server = Running::start(home.path(), "[registration]\nopen = true\n[limits]\nenabled = false\n");
+    let address = server.address();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let register = |name: &str| {
+        let body =
+            format!(r#"{{"username":"{name}","password":"the kettle sings","auth":{{"type":"m.login.dummy"}}}}"#);
+        assert!(post(address, "/_matrix/client/v3/register", &body).contains("access_token"));
+    };
+    register("ann");
+    let before = resident();
+    ["bob", "carol", "dan"].iter().for_each(|name| register(name));
+    assert!(resident() < before + 19 * 1024, "it grew from {before} to {} KiB", resident());
+}
+
 #[test]
 fn a_long_poll_does_not_hold_a_stop_up() {
     let home = home();
@@ -189,15 +222,7 @@ fn a_long_poll_does_not_hold_a_stop_up() {
     let mut server = Running::start(home.path(), config);
     let address = server.address();
     let body = r#"{"username":"ann","password":"the kettle sings","auth":{"type":"m.login.dummy"}}"#;
-    let mut stream = TcpStream::connect(address).expect("a connection");
-    let length = body.len();
-    write!(
-        stream,
-        "POST /_matrix/client/v3/register HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .expect("sent");
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("an answer");
+    let text = post(address, "/_matrix/client/v3/register", body);
     let field = |name: &str| text.split(&format!("\"{name}\":\"")).nth(1).and_then(|rest| rest.split('"').next());
     let token = field("access_token").expect("a token");
     let (_, first) = get(address, &format!("/_matrix/client/v3/sync?access_token={token}"));

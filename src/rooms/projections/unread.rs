@@ -139,8 +139,11 @@ fn spoke(write: &mut Write, appended: &Appended<'_>, user: UserNo, thread: Optio
     let place = thread.unwrap_or(MAIN_TIMELINE);
     write.put_at(SPOKE_AT, appended.slot, move |at| ((user, room, place), at));
     if let Some(read) = appended.rooms.unread.all_read(user, room, |item| item.thread == thread) {
-        write.put(SPOKE_AT, &(user, room, EVERY_THREAD), &read);
-        drop_older(write, SPOKE_AT, (user, room), read)?;
+        let everything = (user, room, EVERY_THREAD);
+        if write.get(SPOKE_AT, &everything)?.is_none_or(|before| before < read) {
+            write.put(SPOKE_AT, &everything, &read);
+            drop_older(write, SPOKE_AT, (user, room), read)?;
+        }
     }
     Ok(())
 }
