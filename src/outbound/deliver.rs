@@ -99,6 +99,10 @@ impl Outbound {
             let now = self.rooms.clock.now();
             let until = back_off.until(server, now);
             let pause = Duration::from_millis(until.map_or(1_000, |until| until.saturating_sub(now).max(50)));
+            let arrived = matches!(attempt, Attempt::Arrived);
+            if !arrived && !drop_passing(destination, &mut batch) {
+                return None;
+            }
             match attempt {
                 Attempt::Arrived => {
                     if silent {
@@ -113,24 +117,16 @@ impl Outbound {
                         tracing::warn!(%server, %status, refusals, "{server} refuses what it is sent; {outcome}");
                         return Some(batch);
                     }
-                    tracing::warn!(%server, %status, refusals, "{server} refuses what it is sent; it is tried again later");
-                    let jitter = u64::from_le_bytes(self.rooms.remote.chance.bytes());
-                    let grown = Duration::from_millis(back_off::pause(refusals.min(GROWING), jitter));
+                    if refusals == 1 {
+                        tracing::warn!(%server, %status, "{server} refuses what it is sent; it is tried again later");
+                    }
                     // That it talks to us does not mean that it listens.
-                    tokio::time::sleep(pause.max(grown)).await;
+                    tokio::time::sleep(pause.max(self.grown(refusals))).await;
                 }
-                Attempt::TooMany(wanted) => {
-                    if !drop_passing(destination, &mut batch) {
-                        return None;
-                    }
-                    tokio::time::sleep(pause.max(wanted)).await;
-                }
+                Attempt::TooMany(wanted) => tokio::time::sleep(pause.max(wanted)).await,
                 Attempt::Silence => {
-                    if !drop_passing(destination, &mut batch) {
-                        return None;
-                    }
                     if !std::mem::replace(&mut silent, true) {
-                        tracing::info!(%server, "{server} does not answer; what is for it waits");
+                        tracing::debug!(%server, "{server} does not answer; what is for it waits");
                     }
                     match refusals {
                         0 => self.rest(server, pause.min(LONGEST_PAUSE), shown).await,
@@ -139,6 +135,12 @@ impl Outbound {
                 }
             }
         }
+    }
+
+    /// The pause after so many refusals.
+    fn grown(&self, refusals: u32) -> Duration {
+        let jitter = u64::from_le_bytes(self.rooms.remote.chance.bytes());
+        Duration::from_millis(back_off::pause(refusals.min(GROWING), jitter))
     }
 
     /// Sends a transaction once. It is made anew for each attempt, so that a silent server costs no memory.

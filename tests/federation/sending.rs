@@ -280,3 +280,17 @@ async fn a_server_is_left_alone_as_long_as_it_wants() {
     tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it is left alone");
     assert_eq!(ctx.remote.back_off.until(friend, ctx.clock.now()), Some(ctx.clock.now() + 120_000));
 }
+
+#[tokio::test]
+async fn what_is_worth_sending_only_at_once_holds_up_nothing_when_it_is_refused() {
+    let wire = wire(|_, body| match body.get("edus") {
+        Some(_) => Fate::Refused(StatusCode::FORBIDDEN),
+        None => Fate::Arrives,
+    });
+    let ann = server(&wire).with_user("ann").await;
+    let room = room_with(&ann, [FRIEND.to_owned()]).await;
+    ann.put(&in_room(&room, &format!("typing/{}", ann.id)), json!({ "typing": true, "timeout": 30_000 })).await.ok();
+    wire.until(|wire| !wire.to(FRIEND).is_empty()).await;
+    ann.say(&room, "hello").await;
+    wire.until(|wire| said(&wire.to(FRIEND)) == ["hello"]).await;
+}
