@@ -202,6 +202,10 @@ class NioPerson(Person):
     async def profile_name(self, person):
         return good(await self.client.get_displayname(person.user_id)).displayname
 
+    async def devices_of(self, person):
+        """The devices for which the client would encrypt, and whether they are trusted."""
+        return {device.id: device.verified for device in self.client.device_store.active_user_devices(person.user_id)}
+
     async def scroll_up(self, room, limit=20):
         start = self.prev_batch.get(room)
         if not start:

@@ -108,12 +108,8 @@ async def new_device(stage, person, label):
 
 
 async def knows(person, device, lost=None):
-    """Whether somebody would encrypt for a device, and not for a lost one. A client that tracks devices by itself has to have heard of it."""
-    if hasattr(person, "devices_of"):
-        devices = await person.devices_of(device)
-    else:
-        answer = await person.ask("POST", "/v3/keys/query", {"device_keys": {device.user_id: []}})
-        devices = answer["device_keys"].get(device.user_id, {})
+    """Whether somebody's client would encrypt for a device, and not for a lost one."""
+    devices = await person.devices_of(device)
     return device.device_id in devices and not (lost and lost.device_id in devices)
 
 
