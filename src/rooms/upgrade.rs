@@ -1,7 +1,8 @@
 //! Upgrading a room: a new one of another version takes its place.
 //!
-//! The new room is one `Write`; then the names move, then the old room is closed. Whoever joins the new room takes
-//! along how they had arranged the old one ([`carry_over`]).
+//! The new room and a row that says what is left to do are one `Write`; then the names move, then the old room is
+//! closed, and the row goes. A stop in the middle is made up for at the next start ([`resume`]). Whoever joins the new
+//! room takes along how they had arranged the old one ([`carry_over`]).
 //!
 //! Spec: client-server-api#room-upgrades
 
@@ -26,7 +27,7 @@ use crate::{
         Ticket,
         schema::{
             RoomNo, UserNo, numbers,
-            rooms::{ALIASES, PUBLISHED, ROOM_ALIASES},
+            rooms::{ALIASES, PUBLISHED, ROOM_ALIASES, UPGRADES, UpgradeRow},
         },
     },
     users::account_data,
@@ -67,37 +68,91 @@ pub async fn upgrade(
     if !rooms.power_levels(&old, &state)?.can_send(user, "m.room.tombstone", true) {
         return Err(Error::forbidden("you may not close this room, and so you cannot upgrade it"));
     }
-    let (new, ticket) = create::create(rooms, user, request(rooms, &old, user, rules, additional)?)?;
-    ticket.published().await?;
-    let canonical = rooms.in_state(&state, "m.room.canonical_alias", "")?;
-    if let Some(ticket) = move_names(rooms, old.number, new.number)? {
-        ticket.published().await?;
+    if let Some(begun) = rooms.store.get(UPGRADES, &old.number)? {
+        finish(rooms, &old, &begun).await?;
+        let new = rooms.open(begun.new)?.filter(|new| new.version == *version);
+        if let Some(new) = new.filter(|_| begun.by == *user) {
+            return Ok(new);
+        }
     }
-    if let Some(canonical) = canonical {
-        let content = object(canonical.event.content())?;
-        put(rooms, &new, user, "m.room.canonical_alias", content).await?;
-        put(rooms, &old, user, "m.room.canonical_alias", Object::new()).await?;
-    }
-    close(rooms, &old, &new, user).await?;
-    if let Some(number) = numbers::find_user(&rooms.store, user)? {
-        carry_over(rooms, number, &new).await?;
+    let new = begin(rooms, &old, user, request(rooms, &old, user, rules, additional)?).await?;
+    if let Some(begun) = rooms.store.get(UPGRADES, &old.number)? {
+        finish(rooms, &old, &begun).await?;
     }
     Ok(new)
+}
+
+/// The new room, and what is to be done then.
+async fn begin(rooms: &Rooms, old: &Room, user: &UserId, request: Request) -> Result<Arc<Room>> {
+    let (new, ticket) = create::create_with(rooms, user, request, |write, new| {
+        write.put(UPGRADES, &old.number, &UpgradeRow { new: new.number, by: user.to_owned() });
+        Ok(())
+    })?;
+    ticket.published().await?;
+    Ok(new)
+}
+
+/// Finishes what a stop of the server has interrupted.
+pub async fn resume(rooms: &Rooms) -> Result<()> {
+    let begun: Vec<_> = rooms.store.scan(UPGRADES, &()).collect::<Result<_, _>>()?;
+    for (old, begun) in begun {
+        let Some(old) = rooms.open(old)? else { continue };
+        // The others are not to wait for this one.
+        if let Err(error) = finish(rooms, &old, &begun).await {
+            tracing::warn!(room = %old.id, "the upgrade of a room is not finished: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Moves the names to the new room and closes the old one. What is done already is not done again.
+async fn finish(rooms: &Rooms, old: &Room, begun: &UpgradeRow) -> Result<()> {
+    let user = &begun.by;
+    if let Some(new) = rooms.open(begun.new)? {
+        if let Some(ticket) = move_names(rooms, old.number, new.number)? {
+            ticket.published().await?;
+        }
+        let canonical = rooms.in_state(&rooms.current(old.number)?, "m.room.canonical_alias", "")?;
+        if let Some(canonical) = canonical {
+            let content = object(canonical.event.content())?;
+            if !content.is_empty() {
+                put(rooms, &new, user, "m.room.canonical_alias", content).await?;
+                put(rooms, old, user, "m.room.canonical_alias", Object::new()).await?;
+            }
+        }
+        close(rooms, old, &new, user).await?;
+        if let Some(number) = numbers::find_user(&rooms.store, user)? {
+            carry_over(rooms, number, &new).await?;
+        }
+    }
+    let ticket = {
+        let mut write = rooms.store.write();
+        write.delete(UPGRADES, &old.number);
+        write.commit()?
+    };
+    ticket.published().await?;
+    Ok(())
 }
 
 fn object(json: &str) -> Result<Object> {
     canonical::parse_object(json.as_bytes(), Numbers::Lax).map_err(Error::internal)
 }
 
-/// Sends a state event if the user may.
+/// Sends a state event if the user may, and if it is not there.
 async fn put(rooms: &Rooms, room: &Room, user: &UserId, kind: &str, content: Object) -> Result<()> {
     let attempt = || {
         let mut deciding = rooms.decide(room);
+        if let Some(known) = deciding.state(kind, "")?
+            && object(known.event.content())? == content
+        {
+            return Ok(None);
+        }
         deciding.send(NewEvent::state(user, kind, "", content.clone()))?;
-        deciding.commit()
+        deciding.commit().map(Some)
     };
     match policy::approved(rooms, attempt).await {
-        Ok(ticket) => drop(ticket.published().await?),
+        Ok(Some(ticket)) => drop(ticket.published().await?),
+        Ok(None) => {}
         Err(error) if error.errcode == "M_FORBIDDEN" => {}
         Err(error) => return Err(error),
     }
@@ -260,5 +315,36 @@ fn copy_rules(rules: &mut Json, old: &str, new: &str) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rooms::tests::{new_room, rooms, user};
+
+    #[tokio::test]
+    async fn an_upgrade_that_a_stop_has_interrupted_is_finished_once() {
+        let rooms = rooms();
+        let ann = user(&rooms, "ann");
+        let mut wish = Request::new();
+        wish.room_alias_name = Some("kitchen".to_owned());
+        let old = new_room(&rooms, &ann, wish);
+        let rules = version::rules(&RoomVersionId::V11).unwrap();
+        let new = begin(&rooms, &old, &ann, request(&rooms, &old, &ann, rules, &[]).unwrap()).await.unwrap();
+        let names = |room: &Room| rooms.store.scan(ROOM_ALIASES, &(room.number,)).count();
+        let replaced_by = || {
+            let tombstone = rooms.in_state(&rooms.current(old.number).unwrap(), "m.room.tombstone", "").unwrap();
+            tombstone.and_then(|known| known.event.content_field::<String>("replacement_room"))
+        };
+        assert_eq!((names(&old), names(&new), replaced_by()), (1, 0, None));
+        resume(&rooms).await.unwrap();
+        assert_eq!((names(&old), names(&new), replaced_by()), (0, 1, Some(new.id.to_string())));
+        let (state, depth) = (rooms.current(old.number).unwrap().number, rooms.published(new.number).unwrap().depth);
+        // The row is gone; and if it were not, nothing would happen twice.
+        assert_eq!(rooms.store.scan(UPGRADES, &()).count(), 0);
+        finish(&rooms, &old, &UpgradeRow { new: new.number, by: ann }).await.unwrap();
+        assert_eq!(rooms.current(old.number).unwrap().number, state);
+        assert_eq!(rooms.published(new.number).unwrap().depth, depth);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::Result,
     outbound, push,
-    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, retention, send},
+    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, retention, send, upgrade},
     store::StoreError,
 };
 
@@ -38,7 +38,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);
     keep_up(ctx, "sending delayed events", delayed);
-    keep_up(ctx, "showing new profiles in rooms", profiles);
+    keep_up(ctx, "finishing what a stop has interrupted", resume);
     keep_up(ctx, "seeing guests out", guests);
     keep_up(ctx, "removing old messages", retention);
 }
@@ -88,7 +88,8 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 }
 
 /// Finishes what a stop has interrupted, once.
-async fn profiles(ctx: Ctx) -> Result<()> {
+async fn resume(ctx: Ctx) -> Result<()> {
+    upgrade::resume(&ctx.rooms).await?;
     profile::resume(&ctx.rooms).await
 }
 

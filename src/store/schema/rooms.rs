@@ -145,6 +145,20 @@ pub const PUBLISHED: Table<RoomNo, ()> = Table::new("published");
 /// Written by `rooms::profile`.
 pub const PROFILE_JOBS: Table<UserNo, u64> = Table::new("profile_jobs");
 
+/// A room that is being replaced by another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeRow {
+    /// The new room.
+    #[serde(rename = "n")]
+    pub new: RoomNo,
+    /// Who does it.
+    #[serde(rename = "b")]
+    pub by: OwnedUserId,
+}
+
+/// Rooms whose upgrade has begun and is not finished, by the old room. Written by `rooms::upgrade`.
+pub const UPGRADES: Table<RoomNo, UpgradeRow> = Table::new("upgrades");
+
 /// Rooms that no longer welcome guests, and from which those of this server are not yet seen out. Written by
 /// `rooms::projections::guests`, removed by `rooms::guests`.
 pub const GUESTS_TO_GO: Table<RoomNo, ()> = Table::new("guests_to_go");
