@@ -12,7 +12,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use ruma::{
     OwnedServerName, OwnedUserId, RoomId, UserId,
-    api::{client::membership::Invite3pid, federation::thirdparty::exchange_invite},
+    api::{
+        client::membership::{Invite3pid, ThirdPartySigned},
+        federation::thirdparty::exchange_invite,
+    },
     events::room::member::MembershipState,
     serde::Raw,
 };
@@ -213,6 +216,18 @@ pub async fn bound(rooms: &Arc<Rooms>, user: &UserId, invites: &[Kept<'_>]) -> R
         }
     }
     Ok(())
+}
+
+/// A user who wants to join shows what an identity server has signed for them, and is invited for it.
+///
+/// Errors: 403 `M_FORBIDDEN` if it is for somebody else, or the room has no such invite.
+/// Spec: client-server-api#post_matrixclientv3joinroomidoralias
+pub async fn prove(rooms: &Arc<Rooms>, room: &RoomId, user: &UserId, proof: &ThirdPartySigned) -> Result<()> {
+    if proof.mxid != user {
+        return Err(Error::forbidden(format!("third_party_signed is for {}", proof.mxid)));
+    }
+    let signed = canonical::to_object(proof).map_err(|error| Error::bad_json(error.to_string()))?;
+    accept(rooms, user, &Kept { room, sender: &proof.sender, signed }).await
 }
 
 async fn accept(rooms: &Arc<Rooms>, user: &UserId, invite: &Kept<'_>) -> Result<()> {

@@ -112,3 +112,27 @@ async fn a_user_of_the_same_server_proves_it_too() {
     bob.join(&room).await.ok();
     bind(&a, &ann, &ann, &room, &key(9)).await.ok();
 }
+
+#[tokio::test]
+async fn whoever_shows_what_the_identity_server_has_signed_comes_in() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, cat) = a.with_users("ann", "cat").await;
+    let bob = b.with_user("bob").await;
+    identity(&network, None);
+    let join = async |user: &User, room: &str, mxid: &User, key: &KeyPair| {
+        let signed = json!({ "mxid": mxid.id, "sender": ann.id, "token": "t1" });
+        let mut signed = canonical::to_object(&signed).expect("an object");
+        sign_json(&mut signed, "id.example", key);
+        let proof: Value = serde_json::from_str(&canonical::write_object(&signed)).expect("JSON");
+        let path = format!("/_matrix/client/v3/join/{}?via=a.example", quoted(room));
+        user.post(&path, json!({ "third_party_signed": proof })).await
+    };
+    for guest in [&bob, &cat] {
+        let room = ann.create_room().with("name", "Kitchen").with("preset", "private_chat").await;
+        invite(&ann, &room, "secret").await.ok();
+        join(guest, &room, &ann, &key(9)).await.is("403 M_FORBIDDEN");
+        join(guest, &room, guest, &key(8)).await.is("403 M_FORBIDDEN");
+        join(guest, &room, guest, &key(9)).await.ok();
+    }
+}

@@ -54,6 +54,9 @@ pub async fn join_by_id(
     req: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response> {
     user.may_act()?;
+    if let Some(proof) = &req.third_party_signed {
+        third_party::prove(&ctx.rooms, &req.room_id, &user.id, proof).await?;
+    }
     doors::enter(&ctx.rooms, &req.room_id, &user.id, user.guest, vec![], req.reason.as_deref()).await?;
     Ok(join_room_by_id::v3::Response::new(req.room_id))
 }
@@ -66,6 +69,9 @@ pub async fn join(
 ) -> Result<join_room_by_id_or_alias::v3::Response> {
     user.may_act()?;
     let (room, via) = doors::resolve(&ctx.rooms, &req.room_id_or_alias, req.via).await?;
+    if let Some(proof) = &req.third_party_signed {
+        third_party::prove(&ctx.rooms, &room, &user.id, proof).await?;
+    }
     doors::enter(&ctx.rooms, &room, &user.id, user.guest, via, req.reason.as_deref()).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room))
 }
