@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     error::{Error, Result},
-    rooms::{Rooms, joining, policy},
+    rooms::{Rooms, leaving, policy},
     store::schema::{
         UserNo, numbers,
         rooms::USER_ROOMS,
@@ -122,16 +122,20 @@ pub async fn leave_all(rooms: &Arc<Rooms>, number: UserNo, user: &UserId) -> Res
 }
 
 async fn leave(rooms: &Arc<Rooms>, room: &RoomId, user: &UserId) -> Result<()> {
-    let Ok(room) = rooms.find(room) else {
-        // Only an invite or a knock: no other server has to be waited for.
-        return joining::leave(rooms, room, user, &[]).await;
-    };
+    let known = rooms.find(room).ok();
     let attempt = || {
-        let mut deciding = rooms.decide(&room);
-        deciding.leave(user, None)?;
-        deciding.commit()
+        let Some(known) = &known else { return Ok(None) };
+        let mut deciding = rooms.decide(known);
+        match deciding.leave(user, None)? {
+            Some(_) => deciding.commit().map(Some),
+            None => Ok(None),
+        }
     };
-    policy::approved(rooms, attempt).await?.published().await?;
+    match policy::approved(rooms, attempt).await? {
+        Some(ticket) => drop(ticket.published().await?),
+        // Only an invite or a knock, from outside: no other server has to be waited for.
+        None => leaving::leave(rooms, room, user, &[], Default::default()).await?,
+    }
     Ok(())
 }
 

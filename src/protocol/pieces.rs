@@ -3,6 +3,9 @@
 //! Each member of the object is one piece, or, where it is a list, each entry of that list. Only the outline is
 //! read here: a piece is raw text, which whoever wants it parses with all checks. However the bytes are divided,
 //! the pieces are the same, and no more is held than the piece that is being read.
+//!
+//! The first versions of some endpoints wrap their answer in a list, behind a status: `[200, {…}]`. Such an object is
+//! read as well.
 
 use std::{fmt, sync::Arc};
 
@@ -48,6 +51,8 @@ impl std::error::Error for PieceError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
     Object,
+    /// The status before an object in a list, up to the comma.
+    Status,
     /// A name, or the end of the object where that may stand.
     Name {
         or_end: bool,
@@ -62,6 +67,8 @@ enum Expect {
     InValue,
     /// What separates the values.
     Next,
+    /// The end of the list around the object.
+    Wrapped,
     Nothing,
 }
 
@@ -72,6 +79,7 @@ pub struct Pieces {
     expect: Expect,
     field: Arc<str>,
     held: Vec<u8>,
+    is_wrapped: bool,
     in_list: bool,
     depth: usize,
     in_string: bool,
@@ -86,6 +94,7 @@ impl Pieces {
             expect: Expect::Object,
             field: Arc::from(""),
             held: Vec::new(),
+            is_wrapped: false,
             in_list: false,
             depth: 0,
             in_string: false,
@@ -116,9 +125,16 @@ impl Pieces {
             Expect::InName => return self.name(byte),
             _ if is_space => {}
             Expect::Object if byte == b'{' => self.expect = Expect::Name { or_end: true },
+            Expect::Object if byte == b'[' && !self.is_wrapped => {
+                self.is_wrapped = true;
+                self.expect = Expect::Status;
+            }
             Expect::Object => return Err(PieceError::Outline("an object")),
+            Expect::Status if byte.is_ascii_digit() => {}
+            Expect::Status if byte == b',' => self.expect = Expect::Object,
+            Expect::Status => return Err(PieceError::Outline("a status")),
             Expect::Name { .. } if byte == b'"' => self.expect = Expect::InName,
-            Expect::Name { or_end: true } if byte == b'}' => self.expect = Expect::Nothing,
+            Expect::Name { or_end: true } if byte == b'}' => self.expect = self.end(),
             Expect::Name { .. } => return Err(PieceError::Outline("a name")),
             Expect::Colon if byte == b':' => self.expect = Expect::Value,
             Expect::Colon => return Err(PieceError::Outline("a colon")),
@@ -135,9 +151,16 @@ impl Pieces {
                 return self.value(byte, found);
             }
             Expect::Next => self.next(byte)?,
+            Expect::Wrapped if byte == b']' => self.expect = Expect::Nothing,
+            Expect::Wrapped => return Err(PieceError::Outline("the end of a list")),
             Expect::Nothing => return Err(PieceError::Outline("its end")),
         }
         Ok(())
+    }
+
+    /// What comes after the object.
+    fn end(&self) -> Expect {
+        if self.is_wrapped { Expect::Wrapped } else { Expect::Nothing }
     }
 
     fn next(&mut self, byte: u8) -> Result<(), PieceError> {
@@ -148,7 +171,7 @@ impl Pieces {
                 self.in_list = false;
                 Expect::Next
             }
-            (b'}', false) => Expect::Nothing,
+            (b'}', false) => self.end(),
             _ => return Err(PieceError::Outline("a comma or an end")),
         };
         Ok(())
@@ -242,14 +265,29 @@ mod tests {
             assert_eq!(cut(text, at_once).unwrap(), wanted);
         }
         assert_eq!(cut("{}", 1).unwrap(), [""; 0]);
+        assert_eq!(cut(r#"[200, {"a": [1]}]"#, 2).unwrap(), ["a 1"]);
+        assert_eq!(cut("[200,{}] ", 1).unwrap(), [""; 0]);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
         let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(1_000));
         let endless = format!(r#"{{"{}"#, "x".repeat(1_000));
-        for bad in ["", "[]", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1,}"#, r#"{"a":[1,]}"#, r#"{"a":[1}"#, r#"{"a":1]"#]
-        {
+        for bad in [
+            "",
+            "[]",
+            "{",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1,}"#,
+            r#"{"a":[1,]}"#,
+            r#"{"a":[1}"#,
+            r#"{"a":1]"#,
+            "[200,{}",
+            "[200]",
+            "[200,[{}]]",
+            "[200,{}}",
+        ] {
             assert!(cut(bad, 3).is_err(), "{bad}");
         }
         assert!(cut("{} {}", 3).is_err());

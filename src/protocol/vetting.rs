@@ -69,6 +69,11 @@ impl Vetting {
         self.good.retain(|_, event| event.kind != "m.room.member");
     }
 
+    /// The events for which others wait.
+    pub fn wanted(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.waiting.keys()
+    }
+
     /// How many events were not found good because something that they rest on did not come.
     pub fn left_over(&self) -> usize {
         self.waiting.values().map(Vec::len).sum()

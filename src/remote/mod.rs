@@ -218,6 +218,18 @@ impl Remote {
         R: OutgoingRequest<PathBuilder = SinglePath>,
     {
         let (method, uri, body) = raw(request)?;
+        self.open(to, method, uri, body, patience).await
+    }
+
+    /// The same for any request with an optional JSON body.
+    pub async fn open(
+        &self,
+        to: &ServerName,
+        method: http::Method,
+        uri: String,
+        body: Option<Vec<u8>>,
+        patience: Patience,
+    ) -> Result<Body, RemoteError> {
         let request = self.prepare(to, method, uri, body, patience, true)?;
         let mut answer = self.answered(to, self.transport.open(request).await, |answer| (answer.status, None))?;
         if answer.status.is_success() {
@@ -399,6 +411,18 @@ impl RemoteError {
             errcode: text("errcode"),
             message: text("error"),
             body: answer.body().clone(),
+        }
+    }
+
+    /// Whether the server does not have the endpoint that was asked for, as old servers do not have new ones.
+    ///
+    /// Spec: server-server-api#unsupported-endpoints
+    pub fn is_unknown_endpoint(&self) -> bool {
+        let Self::Refused { status, errcode, .. } = self else { return false };
+        match &**errcode {
+            "M_UNRECOGNIZED" => status.is_client_error(),
+            "" => matches!(*status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED),
+            _ => false,
         }
     }
 

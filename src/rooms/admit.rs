@@ -97,6 +97,15 @@ fn keys_of_all(
     wanted.into_iter().map(|((server, id), purpose)| (server, id, purpose))
 }
 
+/// What came out of a check of PDUs.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Those that are good.
+    pub events: Vec<Event>,
+    /// Those of which that is not known, because nobody has the keys with which they are signed.
+    pub keyless: Vec<OwnedEventId>,
+}
+
 /// Checks PDUs that come as texts, on threads that may block; those that fail are left out. `tried` are servers
 /// whose keys were asked for already, and those of this call.
 pub async fn texts(
@@ -104,25 +113,23 @@ pub async fn texts(
     pdus: Vec<String>,
     rules: &'static Rules,
     tried: &Mutex<HashSet<OwnedServerName>>,
-) -> Vec<Event> {
+) -> Checked {
     let remote = Arc::clone(&rooms.remote);
     let now = move || {
         let (mut events, mut later) = (Vec::with_capacity(pdus.len()), Vec::new());
         for pdu in pdus {
             let Ok(pdu) = canonical::parse_object(pdu.as_bytes(), rules.numbers) else { continue };
-            let known = |(server, id, purpose): &(OwnedServerName, String, Purpose)| {
-                *server == *remote.config.server_name || remote.keys.known(server, id, *purpose).is_some()
-            };
-            match keys(&pdu, rules).iter().all(known) {
+            match are_known(&remote, &pdu, rules) {
                 true => events.extend(checked(&remote, pdu, rules)),
                 false => later.push(pdu),
             }
         }
         (events, later)
     };
-    let Ok((mut events, later)) = heavy::run(now).await else { return Vec::new() };
+    let Ok((events, later)) = heavy::run(now).await else { return Checked::default() };
+    let mut all = Checked { events, keyless: Vec::new() };
     if later.is_empty() {
-        return events;
+        return all;
     }
     let wanted: Vec<_> = {
         let tried = tried.lock();
@@ -132,9 +139,24 @@ pub async fn texts(
     rooms.remote.prepare_keys(wanted).await;
     tried.lock().extend(servers);
     let remote = Arc::clone(&rooms.remote);
-    let rest = move || later.into_iter().filter_map(|pdu| checked(&remote, pdu, rules)).collect::<Vec<_>>();
-    events.extend(heavy::run(rest).await.unwrap_or_default());
-    events
+    let rest = move || {
+        for pdu in later {
+            match are_known(&remote, &pdu, rules) {
+                true => all.events.extend(checked(&remote, pdu, rules)),
+                false => all.keyless.extend(event_id(&pdu, rules)),
+            }
+        }
+        all
+    };
+    heavy::run(rest).await.unwrap_or_default()
+}
+
+/// Whether all keys are here with which a PDU should have been signed.
+fn are_known(remote: &Remote, pdu: &Object, rules: &Rules) -> bool {
+    let known = |(server, id, purpose): &(OwnedServerName, String, Purpose)| {
+        *server == *remote.config.server_name || remote.keys.known(server, id, *purpose).is_some()
+    };
+    keys(pdu, rules).iter().all(known)
 }
 
 fn checked(remote: &Remote, pdu: Object, rules: &Rules) -> Option<Event> {

@@ -462,6 +462,13 @@ impl<'a> Deciding<'a> {
         Ok(ticket)
     }
 
+    /// An event of the room that was believed before, and whether it was rejected: what
+    /// [`crate::protocol::vetting`] asks.
+    pub(super) fn believed(&self, id: &EventId) -> Option<(Arc<Event>, bool)> {
+        let known = self.by_id(id).ok().flatten().filter(|known| known.room == self.room.number)?;
+        Some((Arc::clone(&known.event), known.standing == Standing::Rejected))
+    }
+
     /// An event by its ID, added just now or earlier, if this server has it.
     pub fn by_id(&self, id: &EventId) -> Result<Option<Arc<Known>>> {
         let Some(number) = self.write.get(numbers::EVENT_NUMBERS, &id.as_str().to_owned())? else { return Ok(None) };

@@ -12,10 +12,12 @@ use parking_lot::Mutex;
 use ruma::OwnedServerName;
 use tokio::sync::mpsc;
 
-use super::{Rooms, admit};
+use super::{
+    Rooms,
+    admit::{self, Checked},
+};
 use crate::{
     protocol::{
-        event::Event,
         pieces::{Piece, PieceError, Pieces},
         version::Rules,
     },
@@ -32,7 +34,7 @@ const LONGEST: usize = 256 * 1024;
 const MOST_BESIDES: usize = 8 * 1024 * 1024;
 
 /// Events that have been checked, and the list in the answer that they stood in.
-pub type Batch = (Arc<str>, Vec<Event>);
+pub type Batch = (Arc<str>, Checked);
 
 /// Reads an answer. The entries of `lists` are events; they go to `to` once format, signature and hash have been
 /// checked, and what fails is left out. Everything else in the answer is returned.

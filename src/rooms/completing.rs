@@ -20,9 +20,10 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Room, Rooms,
+    admit::Checked,
     append::Deciding,
     arriving::{self, Batch},
-    ephemeral, forks, intake, partial,
+    ephemeral, forks, intake, late, partial,
     state::State,
 };
 use crate::{
@@ -48,6 +49,8 @@ const SERVERS: usize = 4;
 /// The first pause after all of them were of no help, and the longest, in milliseconds.
 const FIRST_PAUSE: u64 = 5_000;
 const LONGEST_PAUSE: u64 = 3_600_000;
+/// After so many failures it is enough if one server says that this one is not in the room, and none is of help.
+const PATIENCE: u32 = 12;
 /// How long to sleep at most; the clock may be turned.
 const LONGEST_SLEEP: u64 = 30_000;
 /// How patient the question for the IDs of a state is.
@@ -64,6 +67,8 @@ struct Tried {
     failures: u32,
     next: u64,
     at_work: bool,
+    /// Who has said at last that this server is not in the room.
+    forbidding: BTreeSet<OwnedServerName>,
 }
 
 /// Works until the task is dropped.
@@ -87,22 +92,24 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
                 wait = wait.min(tried.next - now);
                 continue;
             }
+            let (rooms, mut mine) = (Arc::clone(&rooms), std::mem::take(tried));
             tried.at_work = true;
-            let (rooms, failures) = (Arc::clone(&rooms), tried.failures);
-            working.spawn(async move { (room, complete(&rooms, room, row, failures).await) });
+            working.spawn(async move {
+                let done = complete(&rooms, room, row, &mut mine).await;
+                (room, mine, done)
+            });
         }
         let returned = rooms.remote.back_off.returned().notified();
         tokio::select! {
             Some(done) = working.join_next() => {
-                let (room, done) = done.map_err(Error::internal)?;
-                let tried = tried.entry(room).or_default();
-                tried.at_work = false;
+                let (room, mut theirs, done) = done.map_err(Error::internal)?;
                 if let Err(error) = done {
-                    let pause = (FIRST_PAUSE << tried.failures.min(10)).min(LONGEST_PAUSE);
-                    tried.failures += 1;
-                    tried.next = rooms.clock.now() + pause;
+                    let pause = (FIRST_PAUSE << theirs.failures.min(10)).min(LONGEST_PAUSE);
+                    theirs.failures += 1;
+                    theirs.next = rooms.clock.now() + pause;
                     tracing::info!("the members of a room do not arrive yet: {error}");
                 }
+                tried.insert(room, theirs);
             }
             () = rooms.partial.begun.notified() => {}
             () = returned => tried.values_mut().for_each(|tried| tried.next = 0),
@@ -112,38 +119,52 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
 }
 
 /// Fetches what a room lacks and puts it in its place; once.
-async fn complete(rooms: &Arc<Rooms>, number: RoomNo, row: PartialRow, failures: u32) -> Result<()> {
+async fn complete(rooms: &Arc<Rooms>, number: RoomNo, row: PartialRow, tried: &mut Tried) -> Result<()> {
     let Some(room) = rooms.open(number)? else { return Ok(()) };
     if ephemeral::locals(rooms, number)?.is_empty() {
-        return give_up(rooms, &room).await;
+        return go_without(rooms, &room, &row, false).await;
     }
     let mut others = forks::servers(rooms, number)?;
     if !others.is_empty() {
-        let turn = failures as usize * (SERVERS - 1) % others.len();
+        let turn = tried.failures as usize * (SERVERS - 1) % others.len();
         others.rotate_left(turn);
     }
     let servers = crate::remote::candidates(&rooms.config, std::iter::once(row.via.clone()).chain(others));
     let mut last = Error::not_found("there is no server to ask");
     for server in servers.iter().take(SERVERS) {
         match fetch(rooms, &room, &row, server).await {
-            Ok(state) => return finish(rooms, &room, row, state).await,
+            Ok(fetched) => return finish(rooms, &room, row, fetched).await,
             Err(error) => {
                 tracing::debug!(room = %room.id, %server, "{server} does not give the members: {error}");
+                match error.errcode == "M_FORBIDDEN" {
+                    true => tried.forbidding.insert(server.clone()),
+                    false => tried.forbidding.remove(server),
+                };
                 last = error;
             }
         }
     }
+    let all = servers.iter().all(|server| tried.forbidding.contains(server));
+    if !tried.forbidding.is_empty() && (all || tried.failures >= PATIENCE) {
+        tracing::warn!(
+            room = %room.id,
+            "no server that is in {} gives this server the members: {last}. It was probably removed from the room. Its \
+             users see the room as far as it is known, and can leave it",
+            room.id
+        );
+        return go_without(rooms, &room, &row, true).await;
+    }
     Err(last)
 }
 
-/// Nobody of this server is in the room any more.
-async fn give_up(rooms: &Arc<Rooms>, room: &Arc<Room>) -> Result<()> {
+/// Nobody waits for the members any more: nobody of this server is inside, or nobody else gives them.
+async fn go_without(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, is_inside: bool) -> Result<()> {
     let ticket = {
         let mut deciding = rooms.decide(room);
-        if !deciding.head().locals.is_empty() {
+        if deciding.partial()?.as_ref() != Some(row) || is_inside == deciding.head().locals.is_empty() {
             return Ok(());
         }
-        deciding.end_partial(false)?;
+        deciding.end_partial(is_inside)?;
         room.set_partial(false);
         deciding.commit()?
     };
@@ -155,7 +176,13 @@ async fn give_up(rooms: &Arc<Rooms>, room: &Arc<Room>) -> Result<()> {
 type Entry = (StateKeyNo, EventNo);
 
 /// The whole state before the join, whose events are kept here by then.
-async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &ServerName) -> Result<Vec<Entry>> {
+struct Fetched {
+    state: Vec<Entry>,
+    /// What belongs to it and cannot be had, or not be believed.
+    missing: Vec<OwnedEventId>,
+}
+
+async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &ServerName) -> Result<Fetched> {
     let join = rooms.known(row.join)?.event.event_id.clone();
     let request = get_room_state_ids::v1::Request::new(join.clone(), room.id.clone());
     let answer = rooms.remote.ask_with(server, request, ASK_IDS).await.map_err(|error| error.for_client(server))?;
@@ -166,7 +193,7 @@ async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &
         let servers: [OwnedServerName; 1] = [server.to_owned()];
         let (to, from) = mpsc::channel(1);
         let events = intake::events(rooms, room, &servers, missing_first).await;
-        to.send(("pdus".into(), events)).await.ok();
+        to.send(("pdus".into(), Checked { events, keyless: Vec::new() })).await.ok();
         drop(to);
         keep(Arc::clone(rooms), Arc::clone(room), from).await?;
     }
@@ -200,9 +227,9 @@ fn missing<'a>(rooms: &Rooms, room: &Room, ids: impl Iterator<Item = &'a OwnedEv
 async fn keep(rooms: Arc<Rooms>, room: Arc<Room>, mut from: mpsc::Receiver<Batch>) -> Result<()> {
     let mut vetting = Vetting::new(room.rules, &room.id);
     let mut last: Option<Ticket> = None;
-    while let Some((_, events)) = from.recv().await {
+    while let Some((_, checked)) = from.recv().await {
         let (held, of) = (Arc::clone(&rooms), Arc::clone(&room));
-        let work = move || keep_some(&held, &of, &mut vetting, events).map(|ticket| (vetting, ticket));
+        let work = move || keep_some(&held, &of, &mut vetting, checked.events).map(|ticket| (vetting, ticket));
         let (offered, ticket) = heavy::run(work).await??;
         (vetting, last) = (offered, Some(ticket));
     }
@@ -217,10 +244,7 @@ async fn keep(rooms: Arc<Rooms>, room: Arc<Room>, mut from: mpsc::Receiver<Batch
 
 fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Event>) -> Result<Ticket> {
     let mut deciding = rooms.decide(room);
-    let good = vetting.offer(events, |id| {
-        let known = deciding.by_id(id).ok().flatten().filter(|known| known.room == room.number)?;
-        Some((Arc::clone(&known.event), known.standing == Standing::Rejected))
-    });
+    let good = vetting.offer(events, |id| deciding.believed(id));
     for event in &good {
         deciding.keep(event, Standing::Outlier)?;
     }
@@ -229,11 +253,15 @@ fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Even
 }
 
 /// A state by numbers, out of those of its events that are here.
-fn entries(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<Entry>> {
+fn entries(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Fetched> {
     let mut entries = Vec::with_capacity(ids.len());
+    let mut missing = Vec::new();
     let mut write = rooms.store.write();
     for id in ids {
-        let Some(known) = rooms.by_id(id)? else { continue };
+        let Some(known) = rooms.by_id(id)? else {
+            missing.push(id.clone());
+            continue;
+        };
         if known.room != room.number || known.standing == Standing::Rejected {
             continue;
         }
@@ -246,12 +274,12 @@ fn entries(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<Entry
         }
     }
     drop(write.commit()?);
-    Ok(entries)
+    Ok(Fetched { state: entries, missing })
 }
 
 /// Puts the members in their places: the events since the join get the states that were really before them, then
 /// the current state grows, and in the end the room is like any other. No event from elsewhere comes in meanwhile.
-async fn finish(rooms: &Arc<Rooms>, room: &Arc<Room>, row: PartialRow, state: Vec<Entry>) -> Result<()> {
+async fn finish(rooms: &Arc<Rooms>, room: &Arc<Room>, row: PartialRow, fetched: Fetched) -> Result<()> {
     let _alone = room.intake.lock().await;
     let (held, of) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || -> Result<Option<Ticket>> {
@@ -261,7 +289,7 @@ async fn finish(rooms: &Arc<Rooms>, room: &Arc<Room>, row: PartialRow, state: Ve
             if !still(&deciding)? {
                 return Ok(None);
             }
-            let whole = save(&mut deciding, &row, state)?;
+            let whole = save(&mut deciding, &row, fetched.state)?;
             drop(deciding.stage()?);
             held.cache.keep_state(&whole, whole.len());
             whole
@@ -292,6 +320,7 @@ async fn finish(rooms: &Arc<Rooms>, room: &Arc<Room>, row: PartialRow, state: Ve
         }
         judge(&mut deciding, &row, &whole, &mut judged, usize::MAX)?;
         deciding.settle()?;
+        late::want(&mut deciding, &fetched.missing)?;
         deciding.end_partial(true)?;
         of.set_partial(false);
         Ok(Some(deciding.commit()?))

@@ -13,7 +13,8 @@ use ruma::{
 };
 
 use super::{
-    Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, notices, policy, upgrade,
+    Room, Rooms, aliases, append::Deciding, ephemeral, forks, guests, inviting, joining, knocking, leaving, notices,
+    policy, upgrade,
 };
 use crate::{
     error::{Error, Result},
@@ -92,6 +93,11 @@ pub(super) fn helpers(
     Ok(crate::remote::candidates(&rooms.config, servers))
 }
 
+/// What a member event says with this reason.
+fn said(reason: Option<&str>) -> Object {
+    reason.map(|reason| ("reason".to_owned(), reason.into())).into_iter().collect()
+}
+
 /// Lets a local user join a room.
 pub async fn enter(
     rooms: &Arc<Rooms>,
@@ -109,8 +115,7 @@ pub async fn enter(
         // Whether it welcomes guests would be known only from the inside.
         None if is_guest => return Err(guests::forbidden("guests may only join rooms that this server is in")),
         None => {
-            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
-            joining::join(rooms, id, user, helpers, content.into_iter().collect()).await?;
+            joining::join(rooms, id, user, helpers, said(reason)).await?;
             return Ok(());
         }
     };
@@ -121,8 +126,7 @@ pub async fn enter(
     match joined {
         // Somebody on another server in the room may let the user in.
         Err(error) if !helpers.is_empty() && joining::others_may_grant(&error) => {
-            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
-            joining::join(rooms, id, user, helpers, content.into_iter().collect()).await?;
+            joining::join(rooms, id, user, helpers, said(reason)).await?;
         }
         joined => joined?,
     }
@@ -137,12 +141,17 @@ pub async fn leave(rooms: &Arc<Rooms>, id: &RoomId, user: &UserId, reason: Optio
     notices::check_may_leave(rooms, id, user)?;
     if inside(rooms, id)?.is_none()
         && let Some((row, server)) = standing(rooms, id, user)?
-        && matches!(row.membership, MembershipState::Invite | MembershipState::Knock)
     {
-        let helpers = helpers(rooms, id, user, vec![server])?;
-        // A room of this server alone, which everybody has left, is left like any other.
-        if !helpers.is_empty() || rooms.find(id).is_err() {
-            return joining::leave(rooms, id, user, &helpers).await;
+        let is_unknown = rooms.find(id).is_err();
+        if matches!(row.membership, MembershipState::Invite | MembershipState::Knock) {
+            let helpers = helpers(rooms, id, user, vec![server])?;
+            // A room of this server alone, which everybody has left, is left like any other.
+            if !helpers.is_empty() || is_unknown {
+                return leaving::leave(rooms, id, user, &helpers, said(reason)).await;
+            }
+        } else if is_unknown {
+            // That was so before.
+            return Ok(());
         }
     }
     let room = rooms.find(id)?;
@@ -162,8 +171,7 @@ pub async fn knock(
         Some(room) => room,
         None if helpers.is_empty() => rooms.find(id)?,
         None => {
-            let content = reason.map(|reason| ("reason".to_owned(), reason.into()));
-            return joining::knock(rooms, id, user, helpers, content.into_iter().collect()).await;
+            return knocking::knock(rooms, id, user, helpers, said(reason)).await;
         }
     };
     change(rooms, &room, |deciding| Ok(deciding.knock(user, reason)?.is_some())).await

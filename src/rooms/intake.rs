@@ -93,7 +93,16 @@ impl Outcome {
 ///
 /// Errors: 403 `M_FORBIDDEN` if the event is dropped or not accepted, with the reason.
 pub async fn receive(rooms: &Arc<Rooms>, room: &Arc<Room>, origin: &ServerName, pdu: Object) -> Result<()> {
-    let event = admit::one(rooms, pdu, room.rules).await?;
+    receive_admitted(rooms, room, origin, admit::one(rooms, pdu, room.rules).await?).await
+}
+
+/// The same for an event whose signatures have been checked.
+pub(super) async fn receive_admitted(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    origin: &ServerName,
+    event: Event,
+) -> Result<()> {
     if event.room_id != room.id {
         return Err(Error::forbidden("the event is of another room"));
     }

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ruma::{
     EventId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
@@ -16,7 +15,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value as Json, json, value::RawValue};
 
-use super::{Room, Rooms, admit, append::NewEvent, cache::Known, joining, policy, projections::unread, state::State};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, handshake, policy, projections::unread, state::State};
 use crate::{
     error::{Error, Result},
     heavy,
@@ -328,15 +327,13 @@ fn is_old(room: &Room, error: &RemoteError) -> bool {
 }
 
 /// Spec: server-server-api#put_matrixfederationv1inviteroomideventid
-async fn ask_old_to_sign(rooms: &Rooms, room: &Room, server: &ServerName, invite: &Event) -> Result<Box<RawValue>> {
-    let quoted = |id: &str| utf8_percent_encode(id, NON_ALPHANUMERIC).to_string();
-    let path =
-        format!("/_matrix/federation/v1/invite/{}/{}", quoted(room.id.as_str()), quoted(invite.event_id.as_str()));
+async fn ask_old_to_sign(rooms: &Rooms, server: &ServerName, invite: &Event) -> Result<Box<RawValue>> {
+    let path = handshake::old_path("invite", invite);
     let body = invite.json().to_owned().into_bytes();
     let answer = rooms.remote.send(server, Method::PUT, path, Some(body), Patience::default(), true).await;
-    let answer = answer.map_err(|error| joining::passed_on(error, server))?;
+    let answer = answer.map_err(|error| handshake::passed_on(error, server))?;
     if !answer.status().is_success() {
-        return Err(joining::passed_on(RemoteError::refusal(&answer), server));
+        return Err(handshake::passed_on(RemoteError::refusal(&answer), server));
     }
     let nonsense = |error: serde_json::Error| RemoteError::Nonsense(error.to_string()).for_client(server);
     let (_, Signed { event }): (u16, Signed) = serde_json::from_slice(answer.body()).map_err(nonsense)?;
@@ -361,9 +358,9 @@ async fn ask_to_sign(
     let request = create_invite::v2::Request::new(room_id, event_id, version, invite.to_pdu(), shown);
     let answer = match rooms.remote.ask(server, request).await {
         Ok(answer) => answer.event,
-        Err(error) if is_old(room, &error) => ask_old_to_sign(rooms, room, server, invite).await?,
+        Err(error) if is_old(room, &error) => ask_old_to_sign(rooms, server, invite).await?,
         Err(error) => {
-            return Err(match joining::passed_on(error, server) {
+            return Err(match handshake::passed_on(error, server) {
                 error if error.errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
                     let message = format!("{server} has no rooms of version {}", room.version);
                     Error::bad_request("M_UNSUPPORTED_ROOM_VERSION", message)

@@ -1,16 +1,13 @@
-//! Joining, leaving and knocking at rooms that this server is not in, with the help of a server that is.
+//! Joining a room that this server is not in, with the help of a server that is.
 //!
-//! Spec: server-server-api#joining-rooms, #leaving-rooms-rejecting-invites, #knocking-upon-a-room
+//! Spec: server-server-api#joining-rooms
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use http::StatusCode;
+use http::Method;
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    api::federation::membership::{
-        create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
-        prepare_leave_event,
-    },
+    EventId, OwnedEventId, OwnedServerName, RoomId, ServerName, UserId,
+    api::federation::membership::{create_join_event, prepare_join_event},
     events::room::member::MembershipState,
 };
 use serde_json::value::RawValue;
@@ -18,8 +15,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Room, Rooms, admit,
-    append::{Deciding, chosen_id, sign},
-    arriving,
+    append::Deciding,
+    arriving, early,
+    handshake::{self, ASK, MOST_SERVERS, Wish, known_version, more_telling, nonsense, old_path, passed_on, versions},
+    late, staged,
     state::State,
 };
 use crate::{
@@ -28,9 +27,8 @@ use crate::{
     protocol::{
         auth,
         canonical::{Object, Value},
-        compose::Draft,
         event::Event,
-        version::{self, Rules},
+        version::Rules,
         vetting::Vetting,
     },
     remote::{Patience, RemoteError, transport::Body},
@@ -39,13 +37,11 @@ use crate::{
         schema::{
             events::Standing,
             numbers,
-            rooms::{ROOMS, RoomRow},
+            rooms::{ROOMS, RoomRow, STAGED},
         },
     },
 };
 
-/// How many servers are asked, one after the other.
-const MOST_SERVERS: usize = 8;
 /// How long the answer to a join may take, and how many bytes it may have.
 const JOIN: Patience = Patience { timeout: Duration::from_secs(300), limit: 1 << 30, insist: true };
 /// How many members are put in their places at once, before the user is let in; of more, that many are shown
@@ -54,13 +50,11 @@ const MOST_MEMBERS: usize = 500;
 const SHOWN_MEMBERS: usize = 5;
 /// How many events are kept in one `Write`.
 const AT_ONCE: usize = 250;
-/// How patient everything else is.
-const ASK: Patience = Patience { timeout: Duration::from_secs(30), limit: 1024 * 1024, insist: true };
 
 /// Lets a local user join a room that this server is not in, through one of `servers`. When it returns, the
 /// join is durable.
 ///
-/// Errors: those of the last server that was asked; 404 `M_NOT_FOUND` if there is none to ask.
+/// Errors: those of the server that says most about it; 404 `M_NOT_FOUND` if there is none to ask.
 pub async fn join(
     rooms: &Arc<Rooms>,
     room_id: &RoomId,
@@ -69,6 +63,25 @@ pub async fn join(
     content: Object,
 ) -> Result<Arc<Room>> {
     let _alone = rooms.entering(room_id).await;
+    let expected = rooms.early.expect(room_id);
+    let joined = through_one_of(rooms, room_id, user, servers, content).await;
+    if joined.is_err() {
+        staged::sweep_room(rooms, room_id).await?;
+    }
+    let early = expected.end();
+    if !early.is_empty() {
+        tokio::spawn(early::take_in(Arc::clone(rooms), room_id.to_owned(), early));
+    }
+    joined
+}
+
+async fn through_one_of(
+    rooms: &Arc<Rooms>,
+    room_id: &RoomId,
+    user: &UserId,
+    servers: Vec<OwnedServerName>,
+    content: Object,
+) -> Result<Arc<Room>> {
     let mut last = Error::not_found("this server does not know the room, nor a server that is in it");
     // Somebody else of this server may have been let in meanwhile.
     let inside = super::doors::inside(rooms, room_id)?;
@@ -101,27 +114,6 @@ pub(super) fn others_may_grant(error: &Error) -> bool {
     matches!(&*error.errcode, "M_UNABLE_TO_AUTHORISE_JOIN" | "M_UNABLE_TO_GRANT_JOIN")
 }
 
-/// Which of two errors a user should read: what a server has said about the join, rather than that another one was
-/// not there.
-fn more_telling(earlier: Error, later: Error) -> Error {
-    let says_something = |error: &Error| error.status.is_client_error() && error.status != StatusCode::NOT_FOUND;
-    if says_something(&earlier) && !says_something(&later) { earlier } else { later }
-}
-
-/// The error for a client whose wish another server has refused. What is wrong with our own request is not the
-/// client's to mend.
-pub(super) fn passed_on(error: RemoteError, server: &ServerName) -> Error {
-    match &error {
-        RemoteError::Refused { errcode, message, .. }
-            if matches!(&**errcode, "M_MISSING_PARAM" | "M_INVALID_PARAM") =>
-        {
-            let message = format!("{server} does not understand this server: {message}");
-            Error::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
-        }
-        _ => error.for_client(server),
-    }
-}
-
 async fn join_through(
     rooms: &Arc<Rooms>,
     room_id: &RoomId,
@@ -135,20 +127,20 @@ async fn join_through(
     let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
     let rules = known_version(template.room_version)?;
     content.extend(rooms.member_profile(user)?);
-    let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Join, content)?;
-    let join = sign(rooms, draft, rules)?;
-    let mut request = create_join_event::v2::Request::new(room_id.to_owned(), join.event_id.clone(), join.to_pdu());
-    request.omit_members = true;
-    let body = rooms.remote.stream(server, request, JOIN).await.map_err(|error| passed_on(error, server))?;
+    let wish = Wish { room: room_id, user, membership: MembershipState::Join, content };
+    let join = handshake::event(rooms, rules, &template.event, server, wish)?;
+    let body = send(rooms, server, &join).await.map_err(|error| passed_on(error, server))?;
     let given = read(rooms, rules, body).await.map_err(|error| passed_on(error, server))?;
     let join = match &given.event {
-        Some(signed) => countersigned(rooms, signed, &join, rules).await?,
-        None => join,
+        // Nobody else has to sign other joins, and ours is as good as what has come back.
+        Some(signed) if join.content_value("join_authorised_via_users_server").is_some() => {
+            countersigned(rooms, signed, &join, rules).await.map_err(|error| nonsense(server, error))?
+        }
+        _ => join,
     };
     if let Some(room) = inside {
         // This server is in the room; all that was missing is the other one's signature.
-        let pdu = admit::object(&join.to_pdu(), rules)?;
-        super::intake::receive(rooms, room, server, pdu).await?;
+        super::intake::receive_admitted(rooms, room, server, join).await?;
         return Ok(Arc::clone(room));
     }
     let (held, room_id, via) = (Arc::clone(rooms), room_id.to_owned(), server.to_owned());
@@ -161,11 +153,27 @@ async fn join_through(
     Ok(room)
 }
 
+/// Sends a signed join, and gives the body of the answer.
+async fn send(rooms: &Rooms, server: &ServerName, join: &Event) -> Result<Body, RemoteError> {
+    let (room, event) = (join.room_id.clone(), join.event_id.clone());
+    let mut request = create_join_event::v2::Request::new(room, event, join.to_pdu());
+    request.omit_members = true;
+    match rooms.remote.stream(server, request, JOIN).await {
+        Err(error) if error.is_unknown_endpoint() => {
+            let body = join.json().to_owned().into_bytes();
+            rooms.remote.open(server, Method::PUT, old_path("send_join", join), Some(body), JOIN).await
+        }
+        answer => answer,
+    }
+}
+
 /// What another server gives to one that has joined.
 #[derive(Default)]
 struct Given {
     state: Vec<Event>,
     chain: Vec<Event>,
+    /// Events of the state that cannot be believed yet, because nobody has the keys of their servers.
+    keyless: Vec<OwnedEventId>,
     /// The join as it stands in the room.
     event: Option<Box<RawValue>>,
     members_omitted: bool,
@@ -177,15 +185,17 @@ async fn read(rooms: &Arc<Rooms>, rules: &'static Rules, body: Body) -> Result<G
     let (to, mut from) = mpsc::channel::<arriving::Batch>(2);
     let mut given = Given::default();
     let take = async {
-        let (mut state, mut chain) = (Vec::new(), Vec::new());
-        while let Some((field, events)) = from.recv().await {
-            let list = if *field == *"state" { &mut state } else { &mut chain };
-            list.extend(events);
+        while let Some((field, checked)) = from.recv().await {
+            match &*field {
+                "state" => {
+                    given.state.extend(checked.events);
+                    given.keyless.extend(checked.keyless);
+                }
+                _ => given.chain.extend(checked.events),
+            }
         }
-        (state, chain)
     };
-    let (besides, taken) = tokio::join!(arriving::read(rooms, rules, body, &["state", "auth_chain"], to), take);
-    (given.state, given.chain) = taken;
+    let (besides, ()) = tokio::join!(arriving::read(rooms, rules, body, &["state", "auth_chain"], to), take);
     for piece in besides? {
         match &*piece.field {
             "event" => given.event = RawValue::from_string(piece.json).ok().filter(|event| event.get() != "null"),
@@ -195,80 +205,6 @@ async fn read(rooms: &Arc<Rooms>, rules: &'static Rules, body: Body) -> Result<G
         }
     }
     Ok(given)
-}
-
-/// The versions that this server offers to join.
-pub fn versions() -> Vec<RoomVersionId> {
-    version::ALL.iter().map(Rules::id).collect()
-}
-
-fn known_version(version: Option<RoomVersionId>) -> Result<&'static Rules> {
-    let version = version.unwrap_or(RoomVersionId::V1);
-    version::rules(&version).ok_or_else(|| {
-        let message = format!("the room has version {version}, which this server does not know");
-        Error::bad_request("M_INCOMPATIBLE_ROOM_VERSION", message).with("room_version", version.as_str())
-    })
-}
-
-/// Our own event out of another server's template: of that only the place in the graph is taken over.
-fn draft(
-    rooms: &Rooms,
-    rules: &Rules,
-    template: &RawValue,
-    room_id: &RoomId,
-    user: &UserId,
-    membership: MembershipState,
-    mut content: Object,
-) -> Result<Draft> {
-    let template = admit::object(template, rules)?;
-    let text = |field: &str| template.get(field).and_then(Value::as_str);
-    let said = template.get("content").and_then(|content| content.get("membership")?.as_str());
-    let about = [
-        ("type", "m.room.member"),
-        ("room_id", room_id.as_str()),
-        ("state_key", user.as_str()),
-        ("sender", user.as_str()),
-    ];
-    if about.iter().any(|(field, wanted)| text(field) != Some(wanted)) || said != Some(membership.as_str()) {
-        return Err(Error::bad_json("the other server's template is not the event that was asked for"));
-    }
-    content.insert("membership".to_owned(), membership.as_str().into());
-    let authoriser = template.get("content").and_then(|content| content.get("join_authorised_via_users_server"));
-    if let Some(authoriser) = authoriser {
-        content.insert("join_authorised_via_users_server".to_owned(), authoriser.clone());
-    }
-    let mut draft = Draft::new("m.room.member", user.to_owned(), content);
-    draft.room_id = Some(room_id.to_owned());
-    draft.state_key = Some(user.to_string());
-    draft.origin_server_ts = rooms.clock.now();
-    draft.depth = template.get("depth").and_then(Value::as_int).and_then(|depth| depth.try_into().ok()).unwrap_or(1);
-    let hashes = &mut draft.reference_hashes;
-    draft.prev_events = references(template.get("prev_events"), hashes);
-    draft.auth_events = references(template.get("auth_events"), hashes);
-    draft.event_id = chosen_id(rooms, rules);
-    Ok(draft)
-}
-
-/// References to events: IDs, or in versions 1 and 2 IDs with hashes.
-fn references(
-    list: Option<&Value>,
-    hashes: &mut std::collections::BTreeMap<OwnedEventId, String>,
-) -> Vec<OwnedEventId> {
-    let mut ids = Vec::new();
-    for entry in list.and_then(Value::as_array).unwrap_or_default() {
-        let (id, hash) = match entry {
-            Value::Array(pair) => {
-                (pair.first().and_then(Value::as_str), pair.get(1).and_then(|hashes| hashes.get("sha256")?.as_str()))
-            }
-            entry => (entry.as_str(), None),
-        };
-        let Some(id) = id.and_then(|id| OwnedEventId::try_from(id).ok()) else { continue };
-        if let Some(hash) = hash {
-            hashes.insert(id.clone(), hash.to_owned());
-        }
-        ids.push(id);
-    }
-    ids
 }
 
 /// Our join with the signature of the server that lets us into a restricted room.
@@ -293,17 +229,13 @@ fn begin(
 ) -> Result<(Arc<Room>, Ticket)> {
     let members = given.state.iter().filter(|event| event.kind == "m.room.member").count();
     let later = given.members_omitted || members > MOST_MEMBERS;
-    let in_state: HashSet<OwnedEventId> = given.state.iter().map(|event| event.event_id.clone()).collect();
+    let in_state: Vec<OwnedEventId> = given.state.iter().map(|event| event.event_id.clone()).collect();
     let mut vetting = Vetting::new(rules, room_id);
     let good = vetting.offer(given.chain.into_iter().chain(given.state), |id| believed(rooms, room_id, id));
-    let create = in_state.iter().find_map(|id| {
-        let create =
-            good.iter().find(|event| event.event_id == *id).cloned().or_else(|| Some(believed(rooms, room_id, id)?.0));
-        create.filter(|event| event.is("m.room.create", ""))
-    });
-    let create = create.ok_or_else(|| Error::bad_json("the other server has sent no valid create event"))?;
+    let create = create_event(rooms, room_id, &in_state, &good);
+    let create = create.ok_or_else(|| nonsense(via, "it has sent no valid create event"))?;
     if auth::create::room_version(&create).is_none_or(|found| found.version != rules.version) {
-        return Err(Error::bad_json("the room has another version than the other server has said"));
+        return Err(nonsense(via, "the room has another version than it has said"));
     }
     let room = rooms.begin(room_id.to_owned(), rules)?;
     keep(rooms, &room, &good, &create)?;
@@ -312,7 +244,7 @@ fn begin(
     let mut shown = 0;
     for id in &in_state {
         let Some(known) = deciding.by_id(id)?.filter(|known| known.standing != Standing::Rejected) else { continue };
-        if later && known.event.kind == "m.room.member" && !rooms.is_local(&known.event.sender) {
+        if later && known.event.kind == "m.room.member" && !is_about_local(rooms, &known.event) {
             shown += usize::from(super::partial::is_present(&known.event));
             if !given.members_omitted && shown > SHOWN_MEMBERS {
                 continue;
@@ -326,6 +258,9 @@ fn begin(
         true => deciding.check_claimed(&before, &join)?,
         false => deciding.check_at(&before, &join)?,
     }
+    // Where the rest follows, it is found out then what is missing.
+    late::want(&mut deciding, if later { &[] } else { &given.keyless })?;
+    deciding.write.delete(STAGED, &room.number);
     deciding.start_over(join.depth);
     room.set_partial(later);
     let begun = enter(&mut deciding, &join, &before, later.then_some((via, &given.servers[..])));
@@ -338,6 +273,22 @@ fn begin(
     }
 }
 
+/// The create event among those of a state that are good or were believed before.
+fn create_event(rooms: &Rooms, room: &RoomId, in_state: &[OwnedEventId], good: &[Arc<Event>]) -> Option<Arc<Event>> {
+    let in_state: HashSet<&OwnedEventId> = in_state.iter().collect();
+    let is_it = |event: &Arc<Event>| event.is("m.room.create", "") && in_state.contains(&event.event_id);
+    good.iter()
+        .find(|event| is_it(event))
+        .cloned()
+        .or_else(|| in_state.iter().find_map(|id| Some(believed(rooms, room, id)?.0).filter(is_it)))
+}
+
+/// Whether a member event is about a user of this server.
+fn is_about_local(rooms: &Rooms, event: &Event) -> bool {
+    let user = event.state_key.as_deref().and_then(|user| <&UserId>::try_from(user).ok());
+    user.is_some_and(|user| rooms.is_local(user))
+}
+
 /// An event that was believed before, and whether it was rejected.
 fn believed(rooms: &Rooms, room: &RoomId, id: &EventId) -> Option<(Arc<Event>, bool)> {
     let known = rooms.by_id(id).ok().flatten().filter(|known| known.event.room_id == *room)?;
@@ -348,6 +299,10 @@ fn believed(rooms: &Rooms, room: &RoomId, id: &EventId) -> Option<(Arc<Event>, b
 fn keep(rooms: &Rooms, room: &Room, good: &[Arc<Event>], create: &Event) -> Result<()> {
     for (at, some) in good.chunks(AT_ONCE).enumerate() {
         let mut deciding = rooms.decide(room);
+        if at == 0 && deciding.write.get(STAGED, &room.number)?.is_none() {
+            let first = deciding.write.number();
+            deciding.write.put(STAGED, &room.number, &first);
+        }
         for event in some {
             deciding.keep(event, Standing::Outlier)?;
         }
@@ -375,73 +330,4 @@ fn enter(
         None => deciding.end_partial(false)?,
     }
     deciding.accept(join, before, Standing::Accepted).map(drop)
-}
-
-/// Takes a local user out of a room that this server is not in: an invite is declined, a knock taken back.
-pub async fn leave(rooms: &Arc<Rooms>, room_id: &RoomId, user: &UserId, servers: &[OwnedServerName]) -> Result<()> {
-    for server in servers.iter().take(MOST_SERVERS) {
-        match leave_through(rooms, room_id, user, server).await {
-            Ok(()) => break,
-            // The user is rid of the room in any case; the other side finds out when it asks.
-            Err(error) => {
-                tracing::info!(room = %room_id, %server, "{user} cannot tell {server} about leaving: {error}")
-            }
-        }
-    }
-    super::inviting::forget_outside(rooms, room_id, user)?.published().await?;
-    Ok(())
-}
-
-async fn leave_through(rooms: &Rooms, room_id: &RoomId, user: &UserId, server: &ServerName) -> Result<()> {
-    let request = prepare_leave_event::v1::Request::new(room_id.to_owned(), user.to_owned());
-    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
-    let rules = known_version(template.room_version)?;
-    let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Leave, Object::new())?;
-    let leave = sign(rooms, draft, rules)?;
-    let request = create_leave_event::v2::Request::new(room_id.to_owned(), leave.event_id.clone(), leave.to_pdu());
-    rooms.remote.ask_with(server, request, ASK).await.map(drop).map_err(|error: RemoteError| error.for_client(server))
-}
-
-/// Knocks at a room that this server is not in.
-pub async fn knock(
-    rooms: &Arc<Rooms>,
-    room_id: &RoomId,
-    user: &UserId,
-    servers: Vec<OwnedServerName>,
-    content: Object,
-) -> Result<()> {
-    let mut last = Error::not_found("this server does not know the room, nor a server that is in it");
-    for server in crate::remote::candidates(&rooms.config, servers).iter().take(MOST_SERVERS) {
-        match knock_through(rooms, room_id, user, server, content.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => last = more_telling(last, error),
-        }
-    }
-    Err(last)
-}
-
-async fn knock_through(
-    rooms: &Rooms,
-    room_id: &RoomId,
-    user: &UserId,
-    server: &ServerName,
-    mut content: Object,
-) -> Result<()> {
-    let mut request = prepare_knock_event::v1::Request::new(room_id.to_owned(), user.to_owned());
-    request.ver = versions();
-    let template = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
-    let rules = known_version(Some(template.room_version))?;
-    content.extend(rooms.member_profile(user)?);
-    let draft = draft(rooms, rules, &template.event, room_id, user, MembershipState::Knock, content)?;
-    let knock = sign(rooms, draft, rules)?;
-    let request = create_knock_event::v1::Request::new(room_id.to_owned(), knock.event_id.clone(), knock.to_pdu());
-    let answer = rooms.remote.ask_with(server, request, ASK).await.map_err(|error| passed_on(error, server))?;
-    let stripped: Vec<String> = answer
-        .knock_room_state
-        .iter()
-        .filter_map(|event| serde_json::to_value(event).ok())
-        .filter_map(|event| super::inviting::stripped(&event))
-        .collect();
-    super::inviting::note_outside(rooms, room_id, rules, &Arc::new(knock), stripped)?.published().await?;
-    Ok(())
 }

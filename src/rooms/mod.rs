@@ -19,15 +19,20 @@ pub mod create;
 pub mod delayed;
 pub mod directory;
 pub mod doors;
+pub mod early;
 pub mod ephemeral;
 pub mod filter;
 pub mod forks;
 pub mod guests;
+mod handshake;
 pub mod history;
 pub mod inbox;
 pub mod intake;
 pub mod inviting;
 pub mod joining;
+mod knocking;
+pub mod late;
+pub mod leaving;
 pub mod membership;
 pub mod notices;
 pub mod onlooker;
@@ -49,6 +54,7 @@ pub mod retention;
 pub mod search;
 pub mod send;
 pub mod spaces;
+pub mod staged;
 pub mod state;
 pub mod summary;
 pub mod third_party;
@@ -133,6 +139,8 @@ pub struct Rooms {
     pub inbox: inbox::Inbox,
     /// Rooms whose members are on their way.
     pub partial: partial::Partials,
+    /// Events of rooms that are being entered.
+    pub early: early::Early,
     /// Rooms that are being entered with the help of another server: one at a time goes through a door.
     entering: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -216,6 +224,7 @@ impl Rooms {
             presence: presence::Tracker::default(),
             inbox: inbox::Inbox::default(),
             partial: partial::Partials::default(),
+            early: early::Early::default(),
             entering: Mutex::default(),
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     app::Ctx,
     error::Result,
     outbound, push,
-    rooms::{completing, delayed, ephemeral, guests, inbox, presence, profile, retention, send, upgrade},
+    rooms::{completing, delayed, ephemeral, guests, inbox, late, presence, profile, retention, send, staged, upgrade},
     store::StoreError,
 };
 
@@ -34,6 +34,7 @@ pub fn start(ctx: &Ctx) {
     keep_up(ctx, "taking in events of other servers", |ctx| inbox::run(ctx.rooms.clone()));
     keep_up(ctx, "asking for device lists", |ctx| outbound::resync::run(ctx.rooms.clone()));
     keep_up(ctx, "fetching the members of rooms", |ctx| completing::run(ctx.rooms.clone()));
+    keep_up(ctx, "asking again for what was missing in rooms", |ctx| late::run(ctx.rooms.clone()));
     keep_up(ctx, "sending push notifications", |ctx| push::follow::run(ctx.rooms.clone()));
     keep_up(ctx, "ending typing notices and presence", passing);
     keep_up(ctx, "looking after the store", upkeep);
@@ -89,6 +90,7 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 
 /// Finishes what a stop has interrupted, once.
 async fn resume(ctx: Ctx) -> Result<()> {
+    staged::sweep(&ctx.rooms).await?;
     upgrade::resume(&ctx.rooms).await?;
     profile::resume(&ctx.rooms).await
 }

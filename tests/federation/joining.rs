@@ -303,6 +303,22 @@ async fn an_event_that_was_believed_too_early_is_withdrawn() {
     assert_eq!(bob.read(&room).await, ["is that so?", "it is not"]);
 }
 
+#[tokio::test]
+async fn whoever_was_removed_unseen_is_not_kept_waiting_for_ever() {
+    let Scene { network, ann, cid, bob, room } = scene().await;
+    bob.join_via(&room, &ann.server).await.ok();
+    for server in [&ann.server, &cid.server] {
+        network.answers(server, "/_matrix/federation/v1/state", |_| {
+            (http::StatusCode::FORBIDDEN, json!({ "errcode": "M_FORBIDDEN", "error": "you are not in this room" }))
+        });
+    }
+    tasks::start(&bob.server.ctx);
+    whole(&bob.server, &room).await;
+    assert!(sync(&bob, "").await["rooms"]["join"].get(&room).is_some());
+    bob.leave(&room).await.ok();
+    bob.post(&in_room(&room, "forget"), json!({})).await.ok();
+}
+
 /// A space of Ann's and a room that is open to those in it, where only Ann may invite.
 async fn members_only(ann: &User) -> (String, String) {
     let space = ann.create_room().with("preset", "public_chat").await;

@@ -2,6 +2,7 @@
 
 mod directory;
 mod doors;
+mod handshakes;
 mod intake;
 mod joining;
 mod keys;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    future::Future,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -42,8 +44,44 @@ struct Inner {
     away: Mutex<BTreeSet<String>>,
     /// Sites of the web, by host.
     sites: Mutex<HashMap<String, Site>>,
-    /// What Ingle does not answer itself, by server and path.
+    /// What Ingle does not answer itself, by server and the beginning of the path.
     answers: Mutex<HashMap<(String, String), Arc<Answering>>>,
+    /// What becomes of Ingle's answers on their way, likewise.
+    changes: Mutex<HashMap<(String, String), Arc<Changing>>>,
+    /// What happens while such an answer is on its way, likewise; once.
+    meanwhile: Mutex<HashMap<(String, String), Meanwhile>>,
+}
+
+type Meanwhile = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+type Changing = dyn Fn(&mut Value) + Send + Sync;
+
+/// The entry for a server and the path of a request.
+fn at<T>(entries: &HashMap<(String, String), T>, server: &str, uri: &str) -> Option<(String, String)> {
+    entries.keys().find(|(name, path)| name == server && uri.starts_with(path)).cloned()
+}
+
+impl Inner {
+    /// What happens to an answer before it arrives.
+    async fn on_the_way(&self, server: &str, uri: &str, mut answer: Answer) -> Answer {
+        let meanwhile = {
+            let mut meanwhile = self.meanwhile.lock();
+            at(&meanwhile, server, uri).and_then(|place| meanwhile.remove(&place))
+        };
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
+        let changing = {
+            let changes = self.changes.lock();
+            at(&changes, server, uri).and_then(|place| changes.get(&place).cloned())
+        };
+        if let Some(changing) = changing.filter(|_| answer.status.is_success()) {
+            let mut value = serde_json::from_slice(&answer.body).expect("JSON");
+            changing(&mut value);
+            answer.body = value.to_string().into();
+        }
+        answer
+    }
 }
 
 /// A web site: what it answers to a request.
@@ -102,7 +140,19 @@ impl Network {
         server
     }
 
-    /// Lets a server answer a path that Ingle does not have.
+    /// Changes what a server answers to requests whose path begins like this.
+    pub fn changes(&self, server: &Server, path: &str, how: impl Fn(&mut Value) + Send + Sync + 'static) {
+        let place = (server.ctx.config.server_name.to_string(), path.to_owned());
+        self.inner.changes.lock().insert(place, Arc::new(how));
+    }
+
+    /// Lets something happen between a server's answer to a request whose path begins like this, and its arrival.
+    pub fn meanwhile(&self, server: &Server, path: &str, what: impl Future<Output = ()> + Send + 'static) {
+        let place = (server.ctx.config.server_name.to_string(), path.to_owned());
+        self.inner.meanwhile.lock().insert(place, Box::pin(what));
+    }
+
+    /// Lets a server answer paths that begin like this, in Ingle's place.
     pub fn answers(
         &self,
         server: &Server,
@@ -147,7 +197,11 @@ impl Transport for Network {
         let server = self.inner.servers.lock().get(&name).cloned();
         self.inner.asked.lock().push((name.clone(), request.uri.clone()));
         let away = self.inner.away.lock().contains(&name);
-        let answering = self.inner.answers.lock().get(&(name, request.uri.clone())).cloned();
+        let found = |server: &str| {
+            let answers = self.inner.answers.lock();
+            at(&answers, server, &request.uri).and_then(|place| answers.get(&place).cloned())
+        };
+        let answering = found(&name);
         Box::pin(async move {
             let unreachable = || Failure::Unreachable("the network is cut".to_owned());
             let server = server.filter(|_| !away).ok_or_else(unreachable)?;
@@ -157,12 +211,14 @@ impl Transport for Network {
                     Answer { status, headers: Default::default(), body: body.to_string().into() }
                 }
                 None => {
+                    let uri = request.uri;
                     let mut call = Request::new(request.body);
                     *call.method_mut() = request.method;
-                    *call.uri_mut() = request.uri.parse().map_err(|_| unreachable())?;
+                    *call.uri_mut() = uri.parse().map_err(|_| unreachable())?;
                     *call.headers_mut() = request.headers;
                     let (parts, body) = server.call(call).await.into_parts();
-                    Answer { status: parts.status, headers: parts.headers, body }
+                    let answer = Answer { status: parts.status, headers: parts.headers, body };
+                    self.inner.on_the_way(&name, &uri, answer).await
                 }
             };
             match answer.body.len() > request.limit {

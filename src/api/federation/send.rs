@@ -19,7 +19,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::Origin,
-    rooms::{admit, inbox, inviting},
+    rooms::{admit, inbox, inviting, resident},
 };
 
 /// How many events a transaction may hold. Spec: server-server-api#put_matrixfederationv1sendtxnid
@@ -72,7 +72,7 @@ fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
     serde_json::from_str::<Room>(pdu.get()).ok().map(|room| room.room_id)
 }
 
-/// Takes in the events of one room. Those of a room that this server is not in, or of which the other server is
+/// Takes in the events of one room. Those of a room that this server is just entering wait until it is in. Those of a room that this server is not in, or of which the other server is
 /// kept out, are refused one by one; the transaction goes on.
 async fn in_room(
     ctx: &Ctx,
@@ -80,6 +80,10 @@ async fn in_room(
     id: OwnedRoomId,
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Vec<(OwnedEventId, Result<(), String>)>> {
+    let is_inside = || ctx.rooms.find(&id).is_ok_and(|room| resident::check_in_room(&ctx.rooms, &room).is_ok());
+    if !is_inside() && ctx.rooms.early.keep(&id, origin, &pdus) {
+        return Ok(Vec::new());
+    }
     let Ok(known) = ctx.rooms.find(&id) else {
         withdrawn(ctx, origin, &id, &pdus).await;
         return Ok(Vec::new());

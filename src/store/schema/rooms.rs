@@ -62,6 +62,14 @@ pub const PARTIAL_ROOMS: Table<RoomNo, PartialRow> = Table::new("partial_rooms")
 /// `rooms::append`.
 pub const PARTIAL_EVENTS: Table<(RoomNo, u64), EventNo> = Table::new("partial_events");
 
+/// Rooms beside which events are kept while this server is on its way in, with a number below those of the events.
+/// Written by `rooms::joining`, removed with the last step of the join, or with the events by `rooms::staged`.
+pub const STAGED: Table<RoomNo, u64> = Table::new("staged");
+
+/// Events of the state with which this server came into a room that could not be believed, since nobody had the keys
+/// of their servers, with the time until which they are asked for again. Written by `rooms::late`.
+pub const LATE_EVENTS: Table<(RoomNo, String), u64> = Table::new("late_events");
+
 /// Where the log was when the members of a room had arrived. Written by `rooms::partial`.
 pub const ARRIVED: Table<RoomNo, Position> = Table::new("arrived");
 
