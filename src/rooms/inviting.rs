@@ -183,7 +183,7 @@ pub async fn incoming(
     event_id: &EventId,
     version: &RoomVersionId,
     pdu: &RawValue,
-    shown: &[RawStrippedState],
+    shown: &[Box<RawValue>],
 ) -> Result<Box<RawValue>> {
     let rules = version::rules(version).ok_or_else(|| {
         let message = format!("this server has no rooms of version {version}");
@@ -222,7 +222,7 @@ pub async fn incoming(
         .is_some_and(|locals| !locals.is_empty());
     // A server that is in the room gets the invite a second time, as an event of the room.
     if !here {
-        let shown = shown.iter().filter_map(|event| serde_json::to_value(event).ok());
+        let shown = shown.iter().filter_map(|event| serde_json::from_str(event.get()).ok());
         let shown = shown.filter_map(|event| stripped(&event)).collect();
         note_outside(rooms, room_id, rules, &signed, shown)?.published().await?;
     }
@@ -231,12 +231,9 @@ pub async fn incoming(
 
 /// Whether what an invite shows of its room is of that room: signed PDUs, the create event among them. Asked for
 /// where the room's ID is the hash of its create event; servers show less of older rooms.
-async fn check_shown(rooms: &Rooms, room_id: &RoomId, rules: &'static Rules, shown: &[RawStrippedState]) -> Result<()> {
+async fn check_shown(rooms: &Rooms, room_id: &RoomId, rules: &'static Rules, shown: &[Box<RawValue>]) -> Result<()> {
     let mut pdus = Vec::new();
-    for event in shown.iter().take(MOST_STRIPPED) {
-        let RawStrippedState::Pdu(pdu) = event else {
-            return Err(Error::invalid_param("invite_room_state must be made of whole events"));
-        };
+    for pdu in shown.iter().take(MOST_STRIPPED) {
         pdus.push(admit::object(pdu, rules).map_err(|error| Error::invalid_param(error.message))?);
     }
     let mut has_create = false;

@@ -14,7 +14,7 @@ use ruma::{
     api::federation::membership::create_join_event::v2::RoomState, events::room::member::MembershipState,
 };
 
-use super::{Room, Rooms, append::NewEvent, cache::Known, intake, projections::outbox, state::State};
+use super::{Room, Rooms, admit, append::NewEvent, cache::Known, intake, projections::outbox, state::State};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -23,7 +23,7 @@ use crate::{
         event::Event,
         sign,
     },
-    store::schema::{EventNo, events::Standing},
+    store::schema::{EventNo, events::Standing, rooms::ROOM_SERVERS},
 };
 
 /// Fails with 403 `M_FORBIDDEN` if the room's server ACL keeps a server out.
@@ -77,7 +77,9 @@ pub fn template(
     let draft = deciding.draft(NewEvent::state(user, "m.room.member", user.as_str(), content))?;
     let event = super::append::sign(rooms, draft.clone(), room.rules)?;
     deciding.authorize(&event)?;
-    Ok(draft.into_pdu(room.rules))
+    let mut template = draft.into_pdu(room.rules);
+    template.insert("origin".to_owned(), rooms.config.server_name.as_str().into());
+    Ok(template)
 }
 
 /// Takes a signed join, leave or knock of a user of `origin` into the room, and returns it as it stands there.
@@ -106,8 +108,9 @@ pub async fn receive(
     if event.event_id != event_id || event.room_id != room.id {
         return Err(Error::invalid_param("the path names another event or room than the body"));
     }
+    let event = admit::one(rooms, pdu, room.rules).await.map_err(|error| Error::invalid_param(error.message))?;
     let is_new = rooms.by_id(event_id)?.is_none();
-    intake::receive(rooms, room, origin, pdu).await?;
+    intake::receive_admitted(rooms, room, origin, event).await?;
     let known = rooms.by_id(event_id)?.ok_or_else(|| Error::internal(format!("event {event_id} is missing")))?;
     if known.standing != Standing::Accepted {
         return Err(Error::forbidden("the room has changed in the meantime and does not allow it any more"));
@@ -174,15 +177,6 @@ pub fn auth_chain_numbers(rooms: &Rooms, of: impl IntoIterator<Item = OwnedEvent
     Ok(chain)
 }
 
-/// A state and its auth chain, as other servers get them.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// The events of the state.
-    pub state: Vec<Arc<Known>>,
-    /// What they rest on.
-    pub auth_chain: Vec<Arc<Known>>,
-}
-
 /// The state before an event.
 ///
 /// Errors: 404 `M_NOT_FOUND` if the event is not known or has no place in the room.
@@ -201,67 +195,66 @@ pub fn snapshot_numbers(rooms: &Rooms, state: &State) -> Result<(Vec<EventNo>, V
     Ok((state, auth_chain))
 }
 
-fn snapshot(rooms: &Rooms, state: &State) -> Result<Snapshot> {
-    let state = state.iter().map(|(_, number)| rooms.known(number)).collect::<Result<Vec<_>>>()?;
-    let auth_chain = auth_chain(rooms, state.iter().map(|known| known.event.event_id.clone()))?;
-    Ok(Snapshot { state, auth_chain })
-}
-
 /// What a server is told that has joined: the state before the join and what it rests on. With `omit_members`
 /// it gets only those members that it needs at once, and the servers that are in the room.
 ///
 /// Spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 pub fn joined(rooms: &Rooms, room: &Room, join: &Known, omit_members: bool) -> Result<RoomState> {
-    let mut snapshot = snapshot(rooms, &state_before(rooms, room, &join.event.event_id)?)?;
-    let servers = match omit_members {
-        true => {
-            leave_out_members(rooms, room, &mut snapshot, join)?;
-            let mut servers: Vec<String> =
-                super::forks::servers(rooms, room.number)?.into_iter().map(Into::into).collect();
-            let joining = join.event.server();
-            servers.retain(|server| {
-                server != joining.as_str()
-                    || snapshot.state.iter().any(|known| {
-                        known.event.membership() == Some(MembershipState::Join) && known.event.server() == joining
-                    })
-            });
-            Some(servers)
-        }
-        false => None,
+    let before = state_before(rooms, room, &join.event.event_id)?;
+    let state = match omit_members {
+        true => without_members(rooms, room, &before, join)?,
+        false => before.iter().map(|(_, number)| rooms.known(number)).collect::<Result<Vec<_>>>()?,
     };
+    let ids = state.iter().map(|known| known.event.event_id.clone()).chain([join.event.event_id.clone()]);
+    let mut auth_chain = auth_chain(rooms, ids)?;
+    if omit_members {
+        let in_state: BTreeSet<_> = state.iter().map(|known| known.number).collect();
+        auth_chain.retain(|known| !in_state.contains(&known.number));
+    }
     let pdus = |events: &[Arc<Known>]| events.iter().map(|known| known.event.to_pdu()).collect();
     let mut answer = RoomState::new();
     answer.members_omitted = omit_members;
-    answer.auth_chain = pdus(&snapshot.auth_chain);
-    answer.state = pdus(&snapshot.state);
+    answer.auth_chain = pdus(&auth_chain);
+    answer.state = pdus(&state);
     answer.event = Some(join.event.to_pdu());
-    answer.servers_in_room = servers;
+    answer.servers_in_room = omit_members.then(|| servers_before(rooms, room, &before, join)).transpose()?;
     Ok(answer)
 }
 
-/// Leaves out of a state all members but the heroes of the room's name and whoever the join names.
-fn leave_out_members(rooms: &Rooms, room: &Room, snapshot: &mut Snapshot, join: &Known) -> Result<()> {
+/// The servers that were in a room before somebody joined.
+fn servers_before(rooms: &Rooms, room: &Room, before: &State, join: &Known) -> Result<Vec<String>> {
+    let joining = join.event.server();
+    let count = rooms.store.get(ROOM_SERVERS, &(room.number, joining.as_str().to_owned()))?.unwrap_or(0);
+    let own = rooms.in_state(before, "m.room.member", join.event.sender.as_str())?;
+    let joined_before = own.is_some_and(|known| known.event.membership() == Some(MembershipState::Join));
+    let servers = super::forks::servers(rooms, room.number)?.into_iter();
+    Ok(servers.filter(|server| server != joining || count > 1 || joined_before).map(Into::into).collect())
+}
+
+/// A state without all members but the heroes of the room's name and whoever has joined. Nobody else's event is
+/// looked at, however many there are.
+fn without_members(rooms: &Rooms, room: &Room, state: &State, join: &Known) -> Result<Vec<Arc<Known>>> {
     const HEROES: usize = 5;
     let current = rooms.current(room.number)?;
     let named = rooms.in_state(&current, "m.room.name", "")?.is_some()
         || rooms.in_state(&current, "m.room.canonical_alias", "")?.is_some();
     let mut heroes = if named { 0 } else { HEROES };
-    snapshot.state.retain(|known| {
-        if known.event.kind != "m.room.member" || known.event.state_key == join.event.state_key {
-            return true;
+    let mut kept = Vec::new();
+    for (_, number) in state.iter().filter(|(key, _)| !key.is_member()) {
+        kept.push(rooms.known(number)?);
+    }
+    kept.extend(rooms.in_state(state, "m.room.member", join.event.sender.as_str())?);
+    for (_, number) in state.iter().filter(|(key, _)| key.is_member()) {
+        if heroes == 0 {
+            break;
         }
-        let present = matches!(known.event.membership(), Some(MembershipState::Join | MembershipState::Invite));
-        let kept = present && heroes > 0;
-        heroes -= usize::from(kept);
-        kept
-    });
-    let in_state: BTreeSet<_> = snapshot.state.iter().map(|known| known.number).collect();
-    snapshot.auth_chain = auth_chain(
-        rooms,
-        snapshot.state.iter().map(|known| known.event.event_id.clone()).chain([join.event.event_id.clone()]),
-    )?;
-    snapshot.auth_chain.retain(|known| !in_state.contains(&known.number));
-    Ok(())
+        let known = rooms.known(number)?;
+        if known.event.state_key != join.event.state_key && super::partial::is_present(&known.event) {
+            heroes -= 1;
+            kept.push(known);
+        }
+    }
+    Ok(kept)
 }
 
 /// The error for a restricted room whose conditions this server cannot check.

@@ -5,17 +5,17 @@
 use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde::Deserialize;
 
-use super::{append::Deciding, resident};
+use super::{append::Deciding, partial, resident};
 use crate::{
     error::{Error, Result},
-    store::schema::numbers,
+    store::schema::{RoomNo, numbers},
 };
 
 #[derive(Deserialize)]
 struct JoinRules {
     join_rule: String,
     #[serde(default)]
-    allow: Vec<Allow>,
+    allow: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ impl Deciding<'_> {
         if !restricted || welcome {
             return Ok(None);
         }
-        self.check_conditions(&rules.allow, user)?;
+        self.check_conditions(rules.allow, user)?;
         let levels = self.power_levels()?;
         for number in &self.head().locals {
             let Some(local) = numbers::user_id(&self.rooms.store, *number)? else { continue };
@@ -57,13 +57,16 @@ impl Deciding<'_> {
         Err(Error::bad_request("M_UNABLE_TO_GRANT_JOIN", message))
     }
 
-    fn check_conditions(&self, allow: &[Allow], user: &UserId) -> Result<()> {
+    fn check_conditions(&self, allow: serde_json::Value, user: &UserId) -> Result<()> {
         let mut unknown = false;
-        for condition in allow.iter().filter(|condition| condition.kind == "m.room_membership") {
+        // What is no condition that anybody knows is met by nobody.
+        let conditions =
+            allow.as_array().into_iter().flatten().filter_map(|condition| Allow::deserialize(condition).ok());
+        for condition in conditions.filter(|condition| condition.kind == "m.room_membership") {
             let Ok(room) = RoomId::parse(&condition.room_id) else { continue };
             match numbers::find_room(&self.rooms.store, &room)? {
                 Some(number) if self.rooms.membership(number, user)? == MembershipState::Join => return Ok(()),
-                Some(number) if !super::ephemeral::locals(self.rooms, number)?.is_empty() => {}
+                Some(number) if self.knows_members(number)? => {}
                 _ => unknown = true,
             }
         }
@@ -71,5 +74,10 @@ impl Deciding<'_> {
             true => Err(resident::unable_to_authorise("this server is not in the rooms whose members may join")),
             false => Err(Error::forbidden("the room is open only to members of certain other rooms")),
         }
+    }
+
+    /// Whether this server is in a room and knows everybody there.
+    fn knows_members(&self, room: RoomNo) -> Result<bool> {
+        Ok(!super::ephemeral::locals(self.rooms, room)?.is_empty() && partial::arrived(self.rooms, room)?.0)
     }
 }

@@ -13,6 +13,7 @@ mod own_keys;
 mod permitted;
 mod policy;
 mod presence;
+mod resident;
 mod rooms;
 mod sending;
 mod serving;

@@ -49,7 +49,6 @@ pub fn routes(to: &mut Routes) {
         .add(membership::send_leave)
         .add(membership::make_knock)
         .add(membership::send_knock)
-        .add(invite::invite)
         .add(third_party::bound)
         .add(third_party::exchange)
         .add(public::rooms)
@@ -61,7 +60,7 @@ pub fn routes(to: &mut Routes) {
         .add(device_keys::query)
         .add(device_keys::claim)
         .add(openid::user_info);
-    invite::old(to);
+    invite::routes(to);
     membership::old(to);
 }
 
