@@ -132,11 +132,13 @@ async fn join_through(
     let body = send(rooms, server, &join).await.map_err(|error| passed_on(error, server))?;
     let given = read(rooms, rules, body).await.map_err(|error| passed_on(error, server))?;
     let join = match &given.event {
-        // Nobody else has to sign other joins, and ours is as good as what has come back.
-        Some(signed) if join.content_value("join_authorised_via_users_server").is_some() => {
-            countersigned(rooms, signed, &join, rules).await.map_err(|error| nonsense(server, error))?
-        }
-        _ => join,
+        // Others may have signed it as well.
+        Some(signed) => match countersigned(rooms, signed, &join, rules).await {
+            Ok(signed) => signed,
+            Err(_) if join.content_value("join_authorised_via_users_server").is_none() => join,
+            Err(error) => return Err(nonsense(server, error)),
+        },
+        None => join,
     };
     if let Some(room) = inside {
         // This server is in the room; all that was missing is the other one's signature.
