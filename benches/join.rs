@@ -203,6 +203,15 @@ fn signatures(world: &World) -> Duration {
     start.elapsed()
 }
 
+/// The time that the program has spent on all cores. On a busy machine it says more than the clock.
+fn work() -> Duration {
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field).and_then(|ticks| ticks.parse::<u32>().ok()).unwrap_or(0);
+    TICK * (ticks(11) + ticks(12))
+}
+
 /// What `/proc/self/status` says in kB.
 fn memory(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -236,7 +245,9 @@ async fn main() {
     println!("a room of {members} members from {servers} servers");
     let world = Arc::new(World::generate(members, servers));
     let bytes: usize = world.state.iter().map(|event| event.json().len()).sum();
+    let begun = work();
     let alone = signatures(&world);
+    let work_alone = work() - begun;
     println!("{:.1} MB of events; their signatures alone: {alone:.2?}", bytes as f64 / 1e6);
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -252,19 +263,21 @@ async fn main() {
 
     std::fs::write("/proc/self/clear_refs", "5").ok();
     let before = memory("VmRSS");
-    let start = Instant::now();
+    let (start, begun) = (Instant::now(), work());
     let via = vec![server(0).as_str().try_into().expect("a name")];
     let room = joining::join(&ctx.rooms, &world.id, &bob, via, Object::new()).await.expect("a join");
     say(&ctx, &room, &bob).await;
     let until_sent = start.elapsed();
     let working = tokio::spawn(completing::run(Arc::clone(&ctx.rooms)));
     ingle::rooms::partial::whole(&ctx.rooms, &room).await.expect("all members");
-    let complete = start.elapsed();
+    let (complete, whole_work) = (start.elapsed(), work() - begun);
     let peak = memory("VmHWM");
     working.abort();
     let ratio = |time: Duration| time.as_secs_f64() / alone.as_secs_f64();
     println!("until the user may speak: {until_sent:.2?} ({:.2} x the signatures)", ratio(until_sent));
     println!("until everybody is known: {complete:.2?} ({:.2} x the signatures)", ratio(complete));
+    let times = whole_work.as_secs_f64() / work_alone.as_secs_f64();
+    println!("work on all cores: {whole_work:.2?} ({times:.2} x that on the signatures, {work_alone:.2?})");
     println!("{:.0} events/s", world.state.len() as f64 / complete.as_secs_f64());
     println!(
         "peak memory: {} MB, of which {} MB more than before the join",
