@@ -21,7 +21,8 @@ use crate::{
 const FIRST: u64 = 5_000;
 /// The longest pause, in milliseconds.
 const LONGEST: u64 = 6 * 3_600_000;
-/// How many servers are remembered at once; beyond that a failure is not noted.
+/// How many servers are remembered at once. Whoever makes up names pushes out other such names: those that would be
+/// asked again first, which are not those that have been silent for long.
 const MOST_SERVERS: usize = 20_000;
 
 /// Which servers are being left alone.
@@ -47,8 +48,13 @@ impl BackOff {
     /// how long it wants to be left alone. Returns whether it had answered before.
     pub fn failed(&self, server: &ServerName, now: u64, jitter: u64, wanted: Duration) -> Result<bool> {
         let mut rows = self.rows.lock();
-        if rows.len() >= MOST_SERVERS && !rows.contains_key(server.as_str()) {
-            return Ok(false);
+        let mut write = self.store.write();
+        if rows.len() >= MOST_SERVERS
+            && !rows.contains_key(server.as_str())
+            && let Some(next) = rows.iter().min_by_key(|(_, row)| row.retry).map(|(next, _)| next.clone())
+        {
+            rows.remove(&next);
+            write.delete(BACK_OFF, &next);
         }
         let row = rows.entry(server.as_str().to_owned()).or_insert(BackOffRow { since: now, failures: 0, retry: 0 });
         // Requests that failed together count once.
@@ -59,7 +65,6 @@ impl BackOff {
         let wanted = u64::try_from(wanted.as_millis()).unwrap_or(LONGEST).min(LONGEST);
         row.retry = now + pause(row.failures, jitter).max(wanted);
         let is_first = row.failures == 1;
-        let mut write = self.store.write();
         write.put(BACK_OFF, &server.as_str().to_owned(), row);
         drop(write.commit()?);
         Ok(is_first)
@@ -108,6 +113,21 @@ mod tests {
         let server = server_name!("busy.example");
         back_off.failed(server, 1_000, 0, Duration::from_secs(60)).unwrap();
         assert_eq!(back_off.until(server, 1_000), Some(61_000));
+    }
+
+    #[test]
+    fn made_up_names_push_out_each_other_and_no_server_that_is_silent_for_long() {
+        let back_off = BackOff::load(&Store::in_memory()).unwrap();
+        let rows = (0..MOST_SERVERS as u64).map(|n| {
+            let retry = if n == 7 { 900_000 } else { 2_000 + n };
+            (format!("{n}.example"), BackOffRow { since: 0, failures: 1, retry })
+        });
+        back_off.rows.lock().extend(rows);
+        assert!(back_off.failed(server_name!("new.example"), 1_000, 0, Duration::ZERO).unwrap());
+        assert_eq!(back_off.rows.lock().len(), MOST_SERVERS);
+        assert!(back_off.until(server_name!("new.example"), 1_000).is_some());
+        assert!(back_off.until(server_name!("7.example"), 1_000).is_some());
+        assert!(back_off.until(server_name!("0.example"), 1_000).is_none());
     }
 
     #[test]

@@ -49,8 +49,9 @@ const NOTARY_PAUSE: u64 = 60_000;
 /// is asked again for a key that nobody had, in milliseconds.
 const REQUEST_PAUSE: u64 = 10_000;
 const IN_VAIN_PAUSE: u64 = 60_000;
-/// How many servers are asked for the sake of others at the same time.
+/// How many servers are asked at the same time for the sake of others, and for the keys of requests.
 const VOUCHED_AT_ONCE: usize = 20;
+const SOUGHT_AT_ONCE: usize = 200;
 /// Of how many servers it is remembered when they were asked, and of how many keys that nobody had them.
 const MOST_ASKED: usize = 2_000;
 /// How long an answer about keys may take: a server that is asked for the first time has to be found, too.
@@ -69,6 +70,8 @@ pub struct Keys {
     asked: Cache<OwnedServerName, u64>,
     /// Taken while a server is asked for the sake of others.
     vouching: Semaphore,
+    /// Taken while a server is asked for the key of a request.
+    seeking: Semaphore,
     /// When servers were last asked for the key of a request.
     asked_for_requests: Cache<OwnedServerName, u64>,
     /// When it was found that nobody has a key.
@@ -118,6 +121,7 @@ impl Keys {
             asking: Mutex::default(),
             asked: Cache::new(MOST_ASKED),
             vouching: Semaphore::new(VOUCHED_AT_ONCE),
+            seeking: Semaphore::new(SOUGHT_AT_ONCE),
             asked_for_requests: Cache::new(MOST_ASKED),
             in_vain: Cache::new(MOST_ASKED),
         }
@@ -311,8 +315,12 @@ impl Remote {
         if is_known() || !self.keys.may_seek(server, key_id, purpose, now) {
             return;
         }
-        // Whoever has signed a request is there, however long it was left alone.
+        // Whoever has signed a request is there, however long it was left alone. Who has not signed it costs little.
         let insist = matches!(purpose, Purpose::Now(_));
+        let _one_of_many = match insist {
+            true => self.keys.seeking.acquire().await.ok(),
+            false => None,
+        };
         if let Err(error) = self.ask_server(server, insist).await {
             tracing::debug!(%server, %error, "no keys from the server itself");
         }

@@ -42,6 +42,7 @@ use crate::{
     clock::Clock,
     config::{Config, memory},
     error::{Error, Result},
+    limits::{Buckets, Rate},
     protocol::{
         canonical::{self, Numbers},
         sign::KeyPair,
@@ -55,6 +56,8 @@ const USUAL_LIMIT: usize = 10 * 1024 * 1024;
 const LARGEST_REFUSAL: usize = 64 * 1024;
 /// How long a server may ask to be left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+/// How many lines of the log say why a server is left alone: whoever makes up names must not fill the disk.
+const LINES: Rate = Rate { burst: 60.0, per_second: 0.1 };
 /// How long an answer may take, unless the caller says otherwise.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -79,6 +82,8 @@ pub struct Remote {
     /// Who is being left alone.
     pub back_off: BackOff,
     transport: Arc<dyn Transport>,
+    /// The lines of the log about servers that do not answer.
+    lines: Buckets<()>,
 }
 
 /// Why another server's help is not to be had.
@@ -159,7 +164,8 @@ impl Remote {
         // A quarter each is for addresses and for rooms that this server is not in.
         let permitted = Arc::new(Permitted::new(&config));
         let keys = Keys::new(store.clone(), Arc::clone(&permitted), memory::share(&config, memory::Share::Remote) / 2);
-        Ok(Self { config, clock, chance, store, key, given_up: Vec::new(), permitted, keys, back_off, transport })
+        let (given_up, lines) = (Vec::new(), Buckets::new(LINES, 1));
+        Ok(Self { config, clock, chance, store, key, given_up, permitted, keys, back_off, transport, lines })
     }
 
     /// Sends a signed request.
@@ -346,8 +352,10 @@ impl Remote {
     fn note_failure(&self, server: &ServerName, why: &str, wanted: Option<Duration>) {
         let jitter = u64::from_le_bytes(self.chance.bytes());
         match self.back_off.failed(server, self.clock.now(), jitter, wanted.unwrap_or_default()) {
-            Ok(true) => tracing::info!(%server, "{server} is left alone for a while: {why}"),
-            Ok(false) => tracing::debug!(%server, "{server} is left alone for longer: {why}"),
+            Ok(true) if self.lines.take(&(), self.clock.now()).is_ok() => {
+                tracing::info!(%server, "{server} is left alone for a while: {why}");
+            }
+            Ok(_) => tracing::debug!(%server, "{server} is left alone: {why}"),
             Err(error) => tracing::warn!(%server, ?error, "cannot save that {server} does not answer"),
         }
     }
