@@ -49,12 +49,13 @@ impl<'a> Onlooker<'a> {
         }
     }
 
-    /// Fails with 403 `M_FORBIDDEN` unless a user of the server is in the room, or was when one of these events
-    /// happened.
+    /// Fails with 403 `M_FORBIDDEN` unless a user of the server is in the room, or was right before one of these
+    /// events. Having been invited is not enough.
     pub fn check_was_in_room(&self, at: &[OwnedEventId]) -> Result<()> {
         for id in at.iter().take(if self.is_in_room { 0 } else { MOST_LOOKED_AT }) {
             if let Some(known) = self.rooms.by_id(id)?
-                && self.is_told_of(&known)?
+                && known.room == self.room.number
+                && self.was_joined_before(&known)?
             {
                 return Ok(());
             }
@@ -62,7 +63,8 @@ impl<'a> Onlooker<'a> {
         self.check_in_room()
     }
 
-    /// Whether the server is told of an event of the room at all.
+    /// Whether the server is told of an event of the room at all: it is in the room, was right before the event, or one
+    /// of its users is whom the event invites, turns out or lets in.
     pub fn is_told_of(&self, known: &Known) -> Result<bool> {
         if known.room != self.room.number {
             return Ok(false);

@@ -87,6 +87,29 @@ async fn a_server_that_was_turned_out_learns_of_it_and_of_nothing_after() {
 }
 
 #[tokio::test]
+async fn an_invite_opens_no_room_to_a_server() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let room = ann.create_room().await;
+    ann.say(&room, "secret").await;
+    ann.invite(&room, &bob).await.ok();
+    let invite = ann.last(&room).await;
+    let scene = Scene { a, b, ann, bob, id: room.as_str().try_into().expect("a room ID") };
+    let (id, at) = (quoted(&room), quoted(&invite));
+    assert_eq!(said(&scene.ask(&format!("event/{at}")).await.ok()["pdus"]), ["m.room.member"]);
+    scene.missing(&invite, json!({})).await.is("403 M_FORBIDDEN");
+    for path in [
+        "state/{id}?event_id={at}",
+        "state_ids/{id}?event_id={at}",
+        "backfill/{id}?v={at}&limit=2",
+        "event_auth/{id}/{at}",
+    ] {
+        scene.ask(&path.replace("{id}", &id).replace("{at}", &at)).await.is("403 M_FORBIDDEN");
+    }
+}
+
+#[tokio::test]
 async fn what_was_rejected_is_not_handed_on_and_hides_nothing_behind_it() {
     let scene = scene().await;
     let Scene { a, b, ann, bob, id } = &scene;
