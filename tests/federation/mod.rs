@@ -20,4 +20,5 @@ mod serving;
 mod signed;
 mod simulation;
 mod third_party;
+mod taken_back;
 mod wire;

@@ -25,11 +25,7 @@ pub fn project(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     let user = numbers::user(write, &member.user)?;
     match delta.new {
         Some(new) => note(write, delta, &member, user, new)?,
-        // Resolution has found that nothing was ever said of the user.
-        None => {
-            write.delete(MEMBERS, &(room, user));
-            write.delete(USER_ROOMS, &(user, room));
-        }
+        None => vanish(write, delta, user)?,
     }
     if delta.rooms.is_local(&member.user) {
         match member.after == MembershipState::Join {
@@ -71,6 +67,24 @@ fn note(write: &mut Write, delta: &StateDelta<'_>, member: &Member, user: UserNo
     if member.after != MembershipState::Invite && member.after != MembershipState::Knock {
         write.delete(STRIPPED_STATE, &(user, room));
     }
+    Ok(())
+}
+
+/// Resolution has found that nothing was ever said of the user. Whoever was told otherwise learns that the user is
+/// out: the row names the event that counts no more, and there is none with which they left.
+fn vanish(write: &mut Write, delta: &StateDelta<'_>, user: UserNo) -> Result<()> {
+    let room = delta.room.number;
+    write.delete(MEMBERS, &(room, user));
+    write.delete(STRIPPED_STATE, &(user, room));
+    let Some(row) = write.get(USER_ROOMS, &(user, room))? else { return Ok(()) };
+    write.put_at(USER_ROOMS, delta.slot, move |at| {
+        let membership = MembershipState::Leave;
+        let (since, before) = match row.membership == membership {
+            true => (row.since, row.before),
+            false => (at, Some(row.membership)),
+        };
+        ((user, room), UserRoomRow { membership, since, before, ..row })
+    });
     Ok(())
 }
 

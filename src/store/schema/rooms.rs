@@ -83,7 +83,8 @@ pub struct UserRoomRow {
     /// The membership.
     #[serde(rename = "m")]
     pub membership: MembershipState,
-    /// The event that says so.
+    /// The event that says so. Where there is none, because an invite was withdrawn elsewhere or state resolution
+    /// has found that nothing was ever said of the user, it is the one that counted before.
     #[serde(rename = "e")]
     pub event: EventNo,
     /// The position at which the membership became what it is.
