@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use super::{append::Deciding, cache::Known};
+use super::{Rooms, append::Deciding, cache::Known};
 use crate::{
     error::Result,
-    protocol::event::Event,
+    protocol::{auth::PowerLevels, event::Event, version::Rules},
     rooms::projections::relations,
     store::schema::{
-        EventNo,
         events::{EVENTS, REDACTIONS_AHEAD},
         numbers,
     },
@@ -24,7 +23,7 @@ pub fn apply(deciding: &mut Deciding<'_>, added: &Arc<Known>) -> Result<()> {
     if let Some(redaction) = deciding.write.get(REDACTIONS_AHEAD, &id)? {
         deciding.write.delete(REDACTIONS_AHEAD, &id);
         let redaction = deciding.known(redaction)?;
-        redact(deciding, added, &redaction.event, redaction.number)?;
+        redact(deciding, added, &redaction)?;
     }
     if added.event.kind != "m.room.redaction" {
         return Ok(());
@@ -34,7 +33,7 @@ pub fn apply(deciding: &mut Deciding<'_>, added: &Arc<Known>) -> Result<()> {
     match number {
         Some(number) if deciding.write.get(EVENTS, &number)?.is_some() => {
             let target = deciding.known(number)?;
-            redact(deciding, &target, &added.event, added.number)
+            redact(deciding, &target, added)
         }
         _ => {
             deciding.write.put(REDACTIONS_AHEAD, &target.as_str().to_owned(), &added.number);
@@ -44,27 +43,51 @@ pub fn apply(deciding: &mut Deciding<'_>, added: &Arc<Known>) -> Result<()> {
 }
 
 /// Redacts `target`, if it belongs to the room, is whole, and `redaction` has the right to.
-fn redact(deciding: &mut Deciding<'_>, target: &Arc<Known>, redaction: &Event, number: EventNo) -> Result<()> {
-    let same_room = target.room == deciding.room.number;
-    if !same_room || target.redacted_by.is_some() || !may_redact(deciding, &target.event, redaction)? {
+fn redact(deciding: &mut Deciding<'_>, target: &Arc<Known>, redaction: &Known) -> Result<()> {
+    if target.room != deciding.room.number || target.redacted_by.is_some() {
+        return Ok(());
+    }
+    let before = redaction.before.unwrap_or_default();
+    let entry = |kind: &str| deciding.entry(before, kind, "");
+    if !may_redact(deciding.room.rules, &target.event, &redaction.event, entry)? {
         return Ok(());
     }
     relations::remove(&mut deciding.write, target)?;
     deciding.unfind(target)?;
     let redacted = Known {
         event: Arc::new(target.event.redacted(deciding.room.rules)),
-        redacted_by: Some(number),
+        redacted_by: Some(redaction.number),
         ..(**target).clone()
     };
     deciding.replace(redacted);
     Ok(())
 }
 
-/// From room version 3 on, everybody's own server may redact, and whoever has the power to.
+/// Whether a redaction takes effect. One that does not is not shown: clients would take it at its word.
 /// Spec: rooms/v3#handling-redactions
-fn may_redact(deciding: &Deciding<'_>, target: &Event, redaction: &Event) -> Result<bool> {
-    if deciding.room.rules.redaction_in_auth || target.server() == redaction.server() {
+pub fn takes_effect(rooms: &Rooms, redaction: &Known) -> Result<bool> {
+    let Some(room) = rooms.open(redaction.room)? else { return Ok(false) };
+    let named = redaction.event.redacts_under(room.rules).filter(|_| !room.rules.redaction_in_auth);
+    let (Some(named), Some(before)) = (named, redaction.before) else { return Ok(true) };
+    let target = rooms.by_id(&named)?.filter(|target| target.room == redaction.room);
+    let Some(target) = target else { return Ok(false) };
+    let state = rooms.state(before)?;
+    may_redact(room.rules, &target.event, &redaction.event, |kind| rooms.in_state(&state, kind, ""))
+}
+
+/// From room version 3 on, everybody's own server may redact, and whoever had the power to when they did.
+/// Spec: rooms/v3#handling-redactions
+fn may_redact(
+    rules: &Rules,
+    target: &Event,
+    redaction: &Event,
+    before: impl Fn(&str) -> Result<Option<Arc<Known>>>,
+) -> Result<bool> {
+    if rules.redaction_in_auth || target.server() == redaction.server() {
         return Ok(true);
     }
-    Ok(deciding.power_levels()?.can_redact_others(&redaction.sender))
+    let (create, levels) = (before("m.room.create")?, before("m.room.power_levels")?);
+    let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
+    let levels = PowerLevels::new(rules, event(&create).as_deref(), event(&levels).as_deref());
+    Ok(levels.can_redact_others(&redaction.sender))
 }

@@ -14,7 +14,7 @@ use std::{
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId, events::room::member::MembershipState};
 
-use super::{Rooms, access, cache::Known, relations};
+use super::{Rooms, access, cache::Known, redaction, relations};
 use crate::{
     error::{Error, Result},
     protocol::{
@@ -85,6 +85,9 @@ impl<'a> Viewer<'a> {
             return Ok(false);
         }
         let Some(before) = known.before else { return Ok(false) };
+        if known.event.kind == "m.room.redaction" && !redaction::takes_effect(self.rooms, known)? {
+            return Ok(false);
+        }
         let at = self.at(before)?;
         let own = known.event.is("m.room.member", self.user.as_str());
         let after = match (own, known.event.membership()) {
