@@ -36,9 +36,9 @@ pub fn base64_url(bytes: &[u8]) -> String {
     BASE64_URL.encode(bytes)
 }
 
-/// Reads Base64 in the standard alphabet, padded or not.
+/// Reads Base64 in either alphabet, padded or not, as other servers do.
 pub fn unbase64(text: &str) -> Option<Vec<u8>> {
-    BASE64.decode(text).ok()
+    BASE64.decode(text).or_else(|_| BASE64_URL.decode(text)).ok()
 }
 
 /// The hash of the complete event. Spec: server-server-api#calculating-the-content-hash-for-an-event
@@ -75,6 +75,7 @@ mod tests {
         assert_eq!(unbase64("Zg==").as_deref(), Some(&b"f"[..]));
         assert_eq!(base64(&[0xfb, 0xff]), "+/8");
         assert_eq!(base64_url(&[0xfb, 0xff]), "-_8");
+        assert_eq!(unbase64("-_8"), unbase64("+/8"));
         assert_eq!(unbase64("Zm9v!"), None);
     }
 }

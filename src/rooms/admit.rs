@@ -17,8 +17,8 @@ use crate::{
     error::{Error, Result},
     heavy,
     protocol::{
-        canonical::{self, Object, Value},
-        event::Event,
+        canonical::{Object, Value},
+        event::{Event, read_pdu},
         hash,
         intake::admit,
         policy, sign,
@@ -32,7 +32,7 @@ const BATCH: usize = 64;
 
 /// Reads the JSON of a PDU in a room of this version.
 pub fn object(pdu: &RawValue, rules: &Rules) -> Result<Object> {
-    canonical::parse_object(pdu.get().as_bytes(), rules.numbers).map_err(|error| Error::bad_json(error.to_string()))
+    read_pdu(pdu.get().as_bytes(), rules).map_err(|error| Error::bad_json(error.to_string()))
 }
 
 /// For what the key of an event must be valid.
@@ -118,7 +118,7 @@ pub async fn texts(
     let now = move || {
         let (mut events, mut later) = (Vec::with_capacity(pdus.len()), Vec::new());
         for pdu in pdus {
-            let Ok(pdu) = canonical::parse_object(pdu.as_bytes(), rules.numbers) else { continue };
+            let Ok(pdu) = read_pdu(pdu.as_bytes(), rules) else { continue };
             match are_known(&remote, &pdu, rules) {
                 true => events.extend(checked(&remote, pdu, rules)),
                 false => later.push(pdu),

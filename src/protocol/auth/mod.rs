@@ -21,7 +21,7 @@ pub use self::{
     power::{Power, PowerLevels},
     types::{auth_types, auth_types_of},
 };
-use super::{event::Event, version::Rules};
+use super::{canonical::Value, event::Event, version::Rules};
 
 /// Why an event is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -325,8 +325,12 @@ impl Room<'_> {
     }
 
     fn join_rule(&self) -> Cow<'static, str> {
-        let event = self.event("m.room.join_rules", "");
-        event.and_then(|event| event.content_field::<String>("join_rule")).map_or("invite".into(), Cow::Owned)
+        match self.event("m.room.join_rules", "").and_then(|event| event.content_value("join_rule")) {
+            Some(Value::String(rule)) => rule.into(),
+            // What is no text is no rule that anybody knows.
+            Some(_) => "".into(),
+            None => "invite".into(),
+        }
     }
 
     fn require_joined(&self, event: &Event) -> Result<(), Refusal> {

@@ -124,17 +124,13 @@ impl Event {
     /// out its ID. `unsigned` is dropped: it is the sending server's own view.
     /// Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
     pub fn parse(pdu: &[u8], rules: &Rules) -> Result<Self, FormatError> {
-        Self::from_object(canonical::parse_object(pdu, rules.numbers)?, rules)
+        Self::from_object(read_pdu(pdu, rules)?, rules)
     }
 
     /// As [`Event::parse`], from JSON that is parsed already.
     pub fn from_object(mut pdu: Object, rules: &Rules) -> Result<Self, FormatError> {
         pdu.remove("unsigned");
-        if rules.numbers == Numbers::Strict
-            && let Some(number) = pdu.values().find(|value| !value.is_strict())
-        {
-            return Err(JsonError::Number(canonical::write(number).chars().take(40).collect()).into());
-        }
+        check_numbers(&pdu, rules)?;
         for field in ["content", "hashes", "signatures"] {
             if pdu.get(field).and_then(Value::as_object).is_none() {
                 return Err(FormatError::Field { field, needs: "an object" });
@@ -304,6 +300,23 @@ impl Event {
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Event({} {})", self.event_id, self.json)
+    }
+}
+
+/// Reads the JSON of a PDU of this room version. `unsigned` is left out: what servers keep beside an event is not held
+/// to the rules for what they sign.
+pub fn read_pdu(pdu: &[u8], rules: &Rules) -> Result<Object, JsonError> {
+    let mut pdu = canonical::parse_object(pdu, Numbers::Lax)?;
+    pdu.remove("unsigned");
+    check_numbers(&pdu, rules)?;
+    Ok(pdu)
+}
+
+/// Spec: rooms/v6#canonical-json
+fn check_numbers(pdu: &Object, rules: &Rules) -> Result<(), JsonError> {
+    match pdu.values().find(|value| rules.numbers == Numbers::Strict && !value.is_strict()) {
+        Some(number) => Err(JsonError::Number(canonical::write(number).chars().take(40).collect())),
+        None => Ok(()),
     }
 }
 
