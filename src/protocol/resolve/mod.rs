@@ -9,6 +9,7 @@
 //!
 //! Spec: server-server-api#room-state-resolution
 
+mod chains;
 mod v1;
 mod v2;
 
@@ -161,5 +162,7 @@ impl Partial {
     }
 }
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ fn names(state: StateMap) -> State {
     state.into_iter().map(|(key, id)| (key, id.as_str()[1..].to_owned())).collect()
 }
 
-fn resolve_in(graph: &Graph, states: &[State], rejected: &[&str]) -> Result<State, ResolveError> {
+pub(super) fn resolve_in(graph: &Graph, states: &[State], rejected: &[&str]) -> Result<State, ResolveError> {
     let states: Vec<StateMap> = states.iter().map(ids).collect();
     let lookup = Lookup {
         event: &|id| graph.events.get(&id.as_str()[1..]).cloned(),

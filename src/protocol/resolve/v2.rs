@@ -13,7 +13,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use super::{Agreed, Conflicts, Lookup, MAX_CHAIN, Partial, ResolveError, StateMap, divide};
+use super::{Agreed, Conflicts, Lookup, MAX_CHAIN, Partial, ResolveError, StateMap, chains, divide};
 use crate::protocol::{
     auth::{self, Power, PowerLevels},
     event::Event,
@@ -66,6 +66,9 @@ pub(super) fn resolve_conflicts(
 /// The create event and the power levels event from which levels were read.
 type LevelsKey = (Option<OwnedEventId>, Option<OwnedEventId>);
 
+/// How many power levels are kept, each of which may name a thousand users.
+const MOST_LEVELS: usize = 100;
+
 struct Resolver<'a> {
     rules: &'a Rules,
     lookup: &'a Lookup<'a>,
@@ -110,16 +113,10 @@ impl Resolver<'_> {
         agreed: &dyn Agreed,
         conflicts: &Conflicts,
     ) -> Result<HashSet<OwnedEventId>, ResolveError> {
-        // In how many states' chains each event is. What follows from agreed events is in all of them.
-        let mut seen_in: HashMap<OwnedEventId, usize> = HashMap::new();
-        for state in states {
-            let own: BTreeSet<&OwnedEventId> = conflicts.keys().filter_map(|key| state.get(key)).collect();
-            for id in self.auth_chain(own)? {
-                *seen_in.entry(id).or_default() += 1;
-            }
-        }
-        seen_in.retain(|_, count| *count < states.len());
-        self.not_reached_from(agreed, seen_in.into_keys().collect())
+        // What follows from agreed events is in the chains of all.
+        let own: Vec<BTreeSet<&OwnedEventId>> =
+            states.iter().map(|state| conflicts.keys().filter_map(|key| state.get(key)).collect()).collect();
+        self.not_reached_from(agreed, chains::difference(&own, self.lookup)?)
     }
 
     /// Those of these events that are in no auth chain of what is agreed on. The walk ends when none is left; where
@@ -158,26 +155,6 @@ impl Resolver<'_> {
             !events.is_empty()
         });
         failed.map_or(Ok(events), Err)
-    }
-
-    /// All events that are reached from these by auth events.
-    fn auth_chain<'i>(
-        &self,
-        from: impl IntoIterator<Item = &'i OwnedEventId>,
-    ) -> Result<HashSet<OwnedEventId>, ResolveError> {
-        let mut chain = HashSet::new();
-        let mut open: Vec<OwnedEventId> = from.into_iter().cloned().collect();
-        while let Some(id) = open.pop() {
-            for auth in &self.lookup.find(&id)?.auth_events {
-                if chain.insert(auth.clone()) {
-                    open.push(auth.clone());
-                }
-            }
-            if chain.len() > MAX_CHAIN {
-                return Err(ResolveError::TooLarge);
-            }
-        }
-        Ok(chain)
     }
 
     /// The events on the ways that lead by auth events from one conflicting event to another.
@@ -290,6 +267,9 @@ impl Resolver<'_> {
         let id = |event: Option<&Event>| event.map(|event| event.event_id.clone());
         let key = (id(create), id(power_levels));
         let mut known = self.levels.borrow_mut();
+        if known.len() >= MOST_LEVELS {
+            known.clear();
+        }
         known.entry(key).or_insert_with(|| Arc::new(PowerLevels::new(self.rules, create, power_levels))).clone()
     }
 
