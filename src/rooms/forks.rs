@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, OwnedServerName};
 
 use super::{
     append::Deciding,
@@ -37,6 +37,9 @@ use crate::{
         },
     },
 };
+
+/// How many ends a room has at most. Each is one more state to resolve, for every event that comes.
+const MOST_ENDS: usize = 50;
 
 impl Deciding<'_> {
     /// The state after an event of this room's graph, saved.
@@ -320,6 +323,25 @@ impl Deciding<'_> {
         self.head_mut().state = state;
         for (key, old, new) in changes {
             self.change_state(slot, key, old, new)?;
+        if head.extremities.len() > MOST_ENDS {
+            self.give_up_an_end()?;
+        }
+        Ok(())
+    }
+
+    /// The room has more ends than make sense: of the server that has made most of them, the oldest is no longer one.
+    fn give_up_an_end(&mut self) -> Result<()> {
+        let mut servers = Vec::new();
+        for (number, _) in &self.head().extremities {
+            servers.push(self.known(*number)?.event.server().to_owned());
+        }
+        let made = |server: &OwnedServerName| servers.iter().filter(|other| *other == server).count();
+        let most = servers.iter().map(made).max();
+        if let Some(at) = servers.iter().position(|server| Some(made(server)) == most) {
+            let (room, server) = (&self.room.id, &servers[at]);
+            tracing::info!(%room, %server, "{server} makes the room fork too often: one of its ends is passed over");
+            self.head_mut().extremities.remove(at);
+        }
         }
         Ok(())
     }
@@ -336,13 +358,13 @@ impl Deciding<'_> {
 
 /// Which servers are to hear of what happened in a room at a position: those that are in it, and those that have
 /// left it since.
-pub fn servers_at(rooms: &super::Rooms, room: RoomNo, at: Position) -> Result<Vec<ruma::OwnedServerName>> {
+pub fn servers_at(rooms: &super::Rooms, room: RoomNo, at: Position) -> Result<Vec<OwnedServerName>> {
     use crate::store::schema::rooms::DEPARTED;
     let mut servers = servers(rooms, room)?;
     let end = (RoomNo(room.0 + 1), Position(0), String::new());
     for row in rooms.store.range(DEPARTED, &(room, at, String::new()), &end) {
         let ((_, _, server), ()) = row?;
-        servers.extend(ruma::OwnedServerName::try_from(server));
+        servers.extend(OwnedServerName::try_from(server));
     }
     Ok(servers)
 }
@@ -385,11 +407,11 @@ impl Agreed for Shared<'_, '_> {
 }
 
 /// Which servers have joined users in a room, by the published rows.
-pub fn servers(rooms: &super::Rooms, room: RoomNo) -> Result<Vec<ruma::OwnedServerName>> {
+pub fn servers(rooms: &super::Rooms, room: RoomNo) -> Result<Vec<OwnedServerName>> {
     use crate::store::schema::rooms::ROOM_SERVERS;
     let rows = rooms.store.scan(ROOM_SERVERS, &(room,));
     rows.filter_map(|row| match row {
-        Ok(((_, server), _)) => ruma::OwnedServerName::try_from(server).ok().map(Ok),
+        Ok(((_, server), _)) => OwnedServerName::try_from(server).ok().map(Ok),
         Err(error) => Some(Err(error.into())),
     })
     .collect()
