@@ -2,25 +2,28 @@
 //!
 //! What passes the checks that an event can be given alone (format, signatures, hash) is durable before the
 //! other server gets its answer. Most events are judged at once and are then in the room; one whose forerunners
-//! are missing becomes a row, and so do those that come after it in the same room, until [`run`] has fetched
-//! what is missing. Rooms are worked on beside each other, the events of one room in the order in which they
-//! came. A restart goes on with the rows that there are.
+//! are missing becomes a row, until [`run`] has fetched what is missing. Rooms are worked on beside each other; in
+//! one room something is fetched for one event at a time, and what needs nothing does not wait for it. Servers take
+//! turns. A restart goes on with the rows that there are.
 //!
 //! An event that nobody can complete is tried again later, and given up after a day. What becomes of an event
 //! is not decided here, but in [`super::intake`].
 //!
 //! Spec: server-server-api#transactions
 
+mod queue;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedServerName, ServerName};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::task::JoinSet;
 
+use self::queue::{Bounds, Queues};
 use super::{
     Room, Rooms, admit,
     intake::{self, Arrival, Outcome},
@@ -40,8 +43,9 @@ use crate::{
 
 /// How many events of one room may wait, and how many of all rooms: enough for an outage, and no more than a
 /// small machine can hold.
-const MOST_IN_ROOM: usize = 500;
-const MOST: usize = 5_000;
+const BOUNDS: Bounds = Bounds { in_room: 500, in_all: 5_000, give_way: BATCH };
+/// How long something is fetched for one event: others of the room may be waiting for their turn.
+const LONGEST_FETCH: Duration = Duration::from_secs(300);
 /// How soon a server may try again for which there is no space at present.
 const LATER: Duration = Duration::from_secs(30);
 /// In how many rooms events are taken in at the same time.
@@ -82,31 +86,13 @@ impl Transactions {
     }
 }
 
-/// What waits, in memory. The rows are the truth; this says where to look.
+/// What waits, and what was answered lately.
 #[derive(Default)]
 pub struct Inbox {
-    queues: Mutex<HashMap<RoomNo, Queue>>,
+    queues: Queues,
     origins: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<Transactions>>>>,
     /// Held while rows are made, so that one that is noted is also queued.
     writing: Mutex<()>,
-    news: Notify,
-}
-
-/// What waits in one room.
-#[derive(Default)]
-struct Queue {
-    /// The rows, by event.
-    rows: HashMap<OwnedEventId, u64>,
-    /// Those rows that are left alone for a while.
-    deferred: HashSet<u64>,
-    /// Rows that are left alone, by an event that they are waiting for.
-    waits: HashMap<OwnedEventId, Vec<u64>>,
-    /// Rows whose time has come early, because what they waited for has come.
-    ready: HashSet<u64>,
-    /// When to look at the room.
-    due: Option<u64>,
-    /// Whether somebody does so now.
-    busy: bool,
 }
 
 impl Inbox {
@@ -119,120 +105,15 @@ impl Inbox {
         Arc::clone(origins.entry(origin.to_owned()).or_default())
     }
 
-    fn check_space(&self, room: RoomNo) -> Result<()> {
-        let queues = self.queues.lock();
-        let all: usize = queues.values().map(|queue| queue.rows.len()).sum();
-        let here = queues.get(&room).map_or(0, |queue| queue.rows.len());
-        match here < MOST_IN_ROOM && all < MOST {
-            true => Ok(()),
-            false => Err(Error::limit_exceeded(LATER)),
-        }
-    }
-
-    /// Whether nothing stands before a new event of the room.
-    fn is_idle(&self, room: RoomNo) -> bool {
-        self.queues.lock().get(&room).is_none_or(|queue| !queue.busy && queue.rows.len() == queue.deferred.len())
-    }
-
-    /// Notes a row; false if the event has one already.
-    fn add(&self, room: RoomNo, id: &OwnedEventId, row: u64) -> bool {
-        let mut queues = self.queues.lock();
-        let rows = &mut queues.entry(room).or_default().rows;
-        let new = !rows.contains_key(id);
-        if new {
-            rows.insert(id.clone(), row);
-        }
-        new
-    }
-
-    /// An event is in the room, or gone for good: it has no row, and nobody waits for it.
-    fn done(&self, room: RoomNo, id: &OwnedEventId) {
-        let mut queues = self.queues.lock();
-        let Some(queue) = queues.get_mut(&room) else { return };
-        if let Some(row) = queue.rows.remove(id) {
-            queue.deferred.remove(&row);
-            queue.ready.remove(&row);
-        }
-        for row in queue.waits.remove(id).unwrap_or_default() {
-            if queue.deferred.remove(&row) {
-                queue.ready.insert(row);
-                queue.due = Some(0);
-            }
-        }
-        if !queue.ready.is_empty() {
-            self.news.notify_one();
-        }
-    }
-
-    /// Leaves a row alone until its time has come, or one of these events.
-    fn defer(&self, room: RoomNo, row: u64, waits_for: Vec<OwnedEventId>) {
-        let mut queues = self.queues.lock();
-        let queue = queues.entry(room).or_default();
-        queue.ready.remove(&row);
-        queue.deferred.insert(row);
-        for id in waits_for {
-            let waiting = queue.waits.entry(id).or_default();
-            if !waiting.contains(&row) {
-                waiting.push(row);
-            }
-        }
-    }
-
-    fn is_ready(&self, room: RoomNo, row: u64) -> bool {
-        self.queues.lock().get(&room).is_some_and(|queue| queue.ready.contains(&row))
-    }
-
-    /// Lets somebody look at the room, now or later.
-    fn wake(&self, room: RoomNo, when: u64) {
-        let mut queues = self.queues.lock();
-        let queue = queues.entry(room).or_default();
-        queue.due = Some(queue.due.map_or(when, |due| due.min(when)));
-        drop(queues);
-        self.news.notify_one();
-    }
-
-    /// A room to look at, for the caller alone until [`Inbox::rest`].
-    fn next(&self, now: u64) -> Option<RoomNo> {
-        let mut queues = self.queues.lock();
-        let due = |queue: &Queue| !queue.busy && queue.due.is_some_and(|due| due <= now);
-        let (room, queue) = queues.iter_mut().find(|(_, queue)| due(queue))?;
-        queue.busy = true;
-        queue.due = None;
-        Some(*room)
-    }
-
-    /// Nobody looks at the room any more; at `next` somebody should.
-    fn rest(&self, room: RoomNo, next: Option<u64>) {
-        let mut queues = self.queues.lock();
-        let Some(queue) = queues.get_mut(&room) else { return };
-        queue.busy = false;
-        queue.due = queue.due.into_iter().chain(next).min();
-        if queue.rows.is_empty() {
-            queues.remove(&room);
-        }
-    }
-
-    /// When the next room is to be looked at that nobody looks at.
-    fn next_due(&self) -> Option<u64> {
-        self.queues.lock().values().filter(|queue| !queue.busy).filter_map(|queue| queue.due).min()
-    }
-
     /// Finds what an earlier run has left.
     fn load(&self, store: &Store) -> Result<()> {
         let mut rows = Vec::new();
         for row in store.scan(INBOX, &()) {
             let ((room, number), row) = row?;
-            rows.push((room, number, row.id));
+            let origin = OwnedServerName::try_from(row.origin).map_err(Error::internal)?;
+            rows.push((room, number, row.id, origin));
         }
-        let mut queues = self.queues.lock();
-        queues.values_mut().for_each(|queue| queue.busy = false);
-        for (room, number, id) in rows {
-            let queue = queues.entry(room).or_default();
-            queue.rows.insert(id, number);
-            // What was missing may have come while nobody looked.
-            queue.ready.insert(number);
-            queue.due = Some(0);
-        }
+        self.queues.load(rows);
         Ok(())
     }
 }
@@ -247,7 +128,7 @@ pub async fn receive(
     origin: &ServerName,
     pdus: Vec<Object>,
 ) -> Result<Vec<(OwnedEventId, Result<(), String>)>> {
-    rooms.inbox.check_space(room.number)?;
+    make_space(rooms, room, origin).await?;
     let ids: Vec<Option<OwnedEventId>> = pdus.iter().map(|pdu| admit::event_id(pdu, room.rules)).collect();
     let mut results = Vec::new();
     let mut arrivals = Vec::new();
@@ -262,16 +143,14 @@ pub async fn receive(
         }
     }
     let mut waiting = arrivals.clone();
-    if rooms.inbox.is_idle(room.number)
-        && let Ok(in_turn) = room.intake.try_lock()
-    {
+    if let Ok(in_turn) = room.intake.try_lock() {
         match intake::at_once(rooms, room, arrivals).await {
             Ok(taken) => {
                 drop(in_turn);
                 for ticket in taken.tickets {
                     ticket.published().await?;
                 }
-                taken.outcomes.iter().for_each(|(id, _)| rooms.inbox.done(room.number, id));
+                taken.outcomes.iter().for_each(|(id, _)| rooms.inbox.queues.done(room.number, id));
                 results.extend(taken.outcomes.into_iter().map(|(id, outcome)| (id, outcome.for_sender())));
                 waiting = taken.left;
             }
@@ -281,6 +160,21 @@ pub async fn receive(
     results.extend(waiting.iter().map(|arrival| (arrival.event.event_id.clone(), Ok(()))));
     keep(rooms, room, waiting).await?;
     Ok(results)
+}
+
+/// If too much waits already, whoever has sent most of it loses some.
+///
+/// Errors: 429 `M_LIMIT_EXCEEDED` if that is `origin`.
+async fn make_space(rooms: &Rooms, room: &Room, origin: &ServerName) -> Result<()> {
+    let Some((whose, rows)) = rooms.inbox.queues.make_space(room.number, origin, BOUNDS, LATER)? else { return Ok(()) };
+    tracing::warn!(room = %room.id, server = %whose, "{} events from {whose} that lack something make room", rows.len());
+    let ticket = {
+        let mut write = rooms.store.write();
+        rows.iter().for_each(|row| write.delete(INBOX, row));
+        write.commit()?
+    };
+    ticket.published().await?;
+    Ok(())
 }
 
 /// Makes rows of what cannot be judged at once.
@@ -299,7 +193,7 @@ async fn keep(rooms: &Rooms, room: &Room, arrivals: Vec<Arrival>) -> Result<()> 
         {
             let (event, number) = (&arrival.event, write.number());
             // Several servers may send the same event. If it has a row, that one is queued for the disk by now.
-            if rooms.inbox.add(room.number, &event.event_id, number) {
+            if rooms.inbox.queues.add(room.number, &event.event_id, &arrival.origin, number) {
                 let row = InboxRow {
                     id: event.event_id.clone(),
                     origin: arrival.origin.to_string(),
@@ -316,33 +210,34 @@ async fn keep(rooms: &Rooms, room: &Room, arrivals: Vec<Arrival>) -> Result<()> 
     for ticket in tickets {
         ticket.published().await?;
     }
-    rooms.inbox.wake(room.number, 0);
+    rooms.inbox.queues.wake(room.number, 0);
     Ok(())
 }
 
 /// Takes in what waits, until the task is dropped.
 pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
     rooms.inbox.load(&rooms.store)?;
+    let queues = &rooms.inbox.queues;
     let mut workers = JoinSet::new();
     loop {
         while workers.len() < ROOMS_AT_ONCE
-            && let Some(number) = rooms.inbox.next(rooms.clock.now())
+            && let Some(number) = queues.next(rooms.clock.now())
         {
             let rooms = Arc::clone(&rooms);
             workers.spawn(async move { (number, empty(&rooms, number).await) });
         }
-        let wait = match rooms.inbox.next_due() {
+        let wait = match queues.next_due() {
             Some(due) if workers.len() < ROOMS_AT_ONCE => due.saturating_sub(rooms.clock.now()).clamp(10, LONGEST_WAIT),
             _ => LONGEST_WAIT,
         };
         tokio::select! {
-            () = rooms.inbox.news.notified() => {}
+            () = queues.news.notified() => {}
             () = tokio::time::sleep(Duration::from_millis(wait)) => {}
             Some(done) = workers.join_next() => match done.map_err(Error::internal)? {
-                (number, Ok(next)) => rooms.inbox.rest(number, next),
+                (number, Ok(next)) => queues.rest(number, next),
                 (number, Err(error)) => {
                     tracing::error!(room = %number, ?error, "events of other servers wait, and are tried again in a minute");
-                    rooms.inbox.rest(number, Some(rooms.clock.now() + PAUSES[0]));
+                    queues.rest(number, Some(rooms.clock.now() + PAUSES[0]));
                 }
             },
         }
@@ -351,6 +246,8 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
 
 /// Takes in what waits in one room. Returns when to look again, if something is left.
 async fn empty(rooms: &Arc<Rooms>, number: RoomNo) -> Result<Option<u64>> {
+    // How often something was fetched for an event of each server.
+    let mut turns = HashMap::<OwnedServerName, usize>::new();
     loop {
         let (rows, next) = due_rows(rooms, number)?;
         if rows.is_empty() {
@@ -377,53 +274,70 @@ async fn empty(rooms: &Arc<Rooms>, number: RoomNo) -> Result<Option<u64>> {
             }
         }
         let _in_turn = room.intake.lock().await;
-        let taken = intake::at_once(rooms, &room, arrivals.clone()).await;
-        let left = match taken {
-            Ok(taken) => {
-                for ticket in taken.tickets {
-                    ticket.published().await?;
-                }
-                taken.outcomes.iter().for_each(|(id, _)| rooms.inbox.done(number, id));
-                taken.left
+        let left = all_at_once(rooms, &room, arrivals).await?;
+        let patience = |arrival: &&Arrival| turns.get(&arrival.origin).copied().unwrap_or(0);
+        let Some(next) = left.iter().min_by_key(patience).cloned() else { continue };
+        *turns.entry(next.origin.clone()).or_default() += 1;
+        let (key, row) = &by_id[&next.event.event_id];
+        fetch_for(rooms, &room, next, *key, row).await?;
+    }
+}
+
+/// Takes in what needs nothing more; returns the rest.
+async fn all_at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<Arrival>) -> Result<Vec<Arrival>> {
+    match intake::at_once(rooms, room, arrivals.clone()).await {
+        Ok(taken) => {
+            for ticket in taken.tickets {
+                ticket.published().await?;
             }
-            // One of them is the culprit: they are tried one by one.
-            Err(error) => {
-                tracing::error!(room = %room.id, ?error, "events could not be taken in together");
-                arrivals
-            }
-        };
-        let Some(first) = left.into_iter().next() else { continue };
-        let (id, event) = (first.event.event_id.clone(), Arc::clone(&first.event));
-        match intake::take_in(rooms, &room, first).await {
-            Ok(Ok(_)) => rooms.inbox.done(number, &id),
-            Ok(Err(unjudged)) => {
-                let (key, row) = &by_id[&id];
-                let missing = missing(rooms, &event)?;
-                put_off(rooms, number, *key, row, &unjudged.to_string(), Some(missing)).await?;
-            }
-            Err(error) => {
-                tracing::error!(event = %id, ?error, "an event could not be taken in");
-                let (key, row) = &by_id[&id];
-                put_off(rooms, number, *key, row, "something went wrong on this server", None).await?;
-            }
+            taken.outcomes.iter().for_each(|(id, _)| rooms.inbox.queues.done(room.number, id));
+            Ok(taken.left)
+        }
+        // One of them is the culprit: they are tried one by one.
+        Err(error) => {
+            tracing::error!(room = %room.id, ?error, "events could not be taken in together");
+            Ok(arrivals)
         }
     }
+}
+
+/// Takes in one event, and fetches what it needs. The caller holds `room.intake`.
+async fn fetch_for(rooms: &Arc<Rooms>, room: &Arc<Room>, next: Arrival, key: u64, row: &InboxRow) -> Result<()> {
+    let (id, event) = (next.event.event_id.clone(), Arc::clone(&next.event));
+    let (why, missing) = match tokio::time::timeout(LONGEST_FETCH, intake::take_in(rooms, room, next)).await {
+        Ok(Ok(Ok(_))) => {
+            rooms.inbox.queues.done(room.number, &id);
+            return Ok(());
+        }
+        Ok(Ok(Err(unjudged))) => (unjudged.to_string(), Some(missing(rooms, &event)?)),
+        Ok(Err(error)) => {
+            tracing::error!(event = %id, ?error, "an event could not be taken in");
+            ("something went wrong on this server".to_owned(), None)
+        }
+        Err(_) => ("what it lacks could not be fetched in time".to_owned(), Some(missing(rooms, &event)?)),
+    };
+    put_off(rooms, room.number, key, row, &why, missing).await
 }
 
 /// Rows with their keys, and when the time of the next one comes.
 type DueRows = (Vec<(u64, InboxRow)>, Option<u64>);
 
-/// The oldest rows of a room whose time has come, and when that of the next one comes.
+/// Some rows of a room whose time has come, and when that of the next one comes.
 fn due_rows(rooms: &Rooms, room: RoomNo) -> Result<DueRows> {
-    let now = rooms.clock.now();
-    let (mut rows, mut next, mut bytes) = (Vec::new(), None::<u64>, 0);
-    for row in rooms.store.scan(INBOX, &(room,)) {
-        let ((_, key), row) = row?;
-        if row.retry > now && !rooms.inbox.is_ready(room, key) {
-            next = Some(next.map_or(row.retry, |next| next.min(row.retry)));
-        } else if rows.len() < BATCH && bytes < BATCH_BYTES {
-            bytes += row.json.len();
-            rows.push((key, row));
+    let _writing = rooms.inbox.writing.lock();
+    let queued = rooms.store.write();
+    let (due, next) = rooms.inbox.queues.due(room, rooms.clock.now());
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for key in due {
+        if rows.len() >= BATCH || bytes >= BATCH_BYTES {
+            break;
+        }
+        match queued.get(INBOX, &(room, key))? {
+            Some(row) => {
+                bytes += row.json.len();
+                rows.push((key, row));
+            }
+            None => rooms.inbox.queues.drop_row(room, key),
         }
     }
     Ok((rows, next))
@@ -443,7 +357,7 @@ async fn forget(rooms: &Rooms, room: RoomNo, key: u64, id: &OwnedEventId) -> Res
         write.commit()?
     };
     ticket.published().await?;
-    rooms.inbox.done(room, id);
+    rooms.inbox.queues.done(room, id);
     Ok(())
 }
 
@@ -474,14 +388,17 @@ async fn put_off(
     }
     tracing::info!(event = %row.id, server = %row.origin, "an event from {} has to wait: {why}", row.origin);
     let pause = pause.unwrap_or(PAUSES[PAUSES.len() - 1]);
-    let row = InboxRow { failures: row.failures + 1, retry: rooms.clock.now() + pause, ..row.clone() };
+    let retry = rooms.clock.now() + pause;
+    let row = InboxRow { failures: row.failures + 1, retry, ..row.clone() };
+    if !rooms.inbox.queues.put_off(room, key, retry, missing.unwrap_or_default()) {
+        return Ok(());
+    }
     let ticket = {
         let mut write = rooms.store.write();
         write.put(INBOX, &(room, key), &row);
         write.commit()?
     };
     ticket.published().await?;
-    rooms.inbox.defer(room, key, missing.unwrap_or_default());
     Ok(())
 }
 

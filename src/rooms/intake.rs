@@ -120,25 +120,24 @@ pub(super) async fn receive_admitted(
 pub(super) struct Taken {
     /// The events that were judged, in their order.
     pub outcomes: Vec<(OwnedEventId, Outcome)>,
-    /// The others, from the first one on for which something is missing.
+    /// The others, for which something is missing.
     pub left: Vec<Arrival>,
     /// To be awaited: only then are the outcomes durable.
     pub tickets: Vec<Ticket>,
 }
 
-/// Takes in events as far as nothing has to be fetched for them. The caller holds `room.intake`. An error means
+/// Takes in those events for which nothing has to be fetched. The caller holds `room.intake`. An error means
 /// that some may have been taken in, and none is told of.
 pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<Arrival>) -> Result<Taken> {
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut taken = Taken::default();
-        let mut arrivals = arrivals.into_iter();
-        let mut next = arrivals.next();
-        while next.is_some() && taken.left.is_empty() {
+        let mut arrivals = arrivals.into_iter().peekable();
+        while arrivals.peek().is_some() {
             let mut deciding = rooms.decide(&room);
             let mut bytes = 0;
             while bytes < WRITTEN_TOGETHER
-                && let Some(arrival) = next.take()
+                && let Some(arrival) = arrivals.next()
             {
                 let Some(outcome) = judge_now(&mut deciding, &arrival)? else {
                     taken.left.push(arrival);
@@ -149,13 +148,11 @@ pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<
                 }
                 bytes += arrival.event.json().len();
                 taken.outcomes.push((arrival.event.event_id.clone(), outcome));
-                next = arrivals.next();
             }
             if bytes > 0 {
                 taken.tickets.push(deciding.commit()?);
             }
         }
-        taken.left.extend(next.into_iter().chain(arrivals));
         Ok(taken)
     };
     heavy::run(work).await?
