@@ -24,9 +24,9 @@ use crate::{
     protocol::{
         auth,
         event::Event,
-        graph,
+        graph, hash,
         resolve::{Agreed, Lookup, StateMap, resolve, resolve_conflicts},
-        version::Resolution,
+        version::{EventIds, Resolution},
     },
     store::{
         Position,
@@ -189,7 +189,10 @@ impl Deciding<'_> {
     /// Keeps an event without giving it a place in the room: part of a state, or of an auth chain.
     pub fn keep(&mut self, event: &Arc<Event>, standing: Standing) -> Result<EventNo> {
         if let Some(known) = self.by_id(&event.event_id)? {
-            return Ok(known.number);
+            return match self.is_another(&known, event) {
+                false => Ok(known.number),
+                true => Err(Error::bad_json(format!("another event has the ID {}", event.event_id))),
+            };
         }
         let number = numbers::event(&mut self.write, &event.event_id)?;
         if let Some((kind, state_key)) = event.key() {
@@ -205,6 +208,14 @@ impl Deciding<'_> {
             redacted_by: None,
         });
         Ok(number)
+    }
+
+    /// Whether a known event only has the same ID. In rooms of versions 1 and 2 senders choose the IDs, and may choose
+    /// one twice: what came first counts.
+    pub(super) fn is_another(&self, known: &Known, event: &Event) -> bool {
+        let rules = self.room.rules;
+        let hash = |event: &Event| hash::reference_hash(&event.to_object(), rules);
+        rules.event_ids == EventIds::Chosen && (known.room != self.room.number || hash(&known.event) != hash(event))
     }
 
     /// The room begins for this server at this depth, where it enters. The old ends of a room that it was in
@@ -312,17 +323,6 @@ impl Deciding<'_> {
         head.extremities.retain(|(_, id)| !followed.contains(id));
         head.extremities.push((known.number, event.event_id.clone()));
         head.depth = head.depth.max(event.depth);
-        Ok(())
-    }
-
-    /// Makes the current state what follows from the ends of the room.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        let state = self.state_of_extremities()?;
-        let slot = self.write.slot();
-        let changes = self.head().state.diff(&state);
-        self.head_mut().state = state;
-        for (key, old, new) in changes {
-            self.change_state(slot, key, old, new)?;
         if head.extremities.len() > MOST_ENDS {
             self.give_up_an_end()?;
         }
@@ -342,6 +342,17 @@ impl Deciding<'_> {
             tracing::info!(%room, %server, "{server} makes the room fork too often: one of its ends is passed over");
             self.head_mut().extremities.remove(at);
         }
+        Ok(())
+    }
+
+    /// Makes the current state what follows from the ends of the room.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let state = self.state_of_extremities()?;
+        let slot = self.write.slot();
+        let changes = self.head().state.diff(&state);
+        self.head_mut().state = state;
+        for (key, old, new) in changes {
+            self.change_state(slot, key, old, new)?;
         }
         Ok(())
     }

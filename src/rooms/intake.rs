@@ -31,6 +31,7 @@ use crate::{
     store::{
         Ticket,
         schema::{EventNo, StateNo, events::Standing, federation::INBOX, numbers::EVENT_NUMBERS},
+        version::EventIds,
     },
 };
 
@@ -160,8 +161,8 @@ pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<
 
 /// Judges and records an event if nothing has to be fetched for it.
 fn judge_now(deciding: &mut Deciding<'_>, arrival: &Arrival) -> Result<Option<Outcome>> {
-    if let Some(known) = deciding.by_id(&arrival.event.event_id)?.filter(|known| known.before.is_some()) {
-        return Ok(Some(Outcome::Known(known.standing)));
+    if let Some(outcome) = known_already(deciding, &arrival.event)? {
+        return Ok(Some(outcome));
     }
     let mut intake = Intake::new(deciding.room.rules, Arc::clone(&arrival.event));
     match look(deciding, &mut intake)? {
@@ -179,6 +180,15 @@ pub(super) async fn take_in(
     rooms: &Arc<Rooms>,
     room: &Arc<Room>,
     arrival: Arrival,
+/// What is to be said of an event that has its place already, or whose ID another one has.
+fn known_already(deciding: &Deciding<'_>, event: &Event) -> Result<Option<Outcome>> {
+    Ok(match deciding.by_id(&event.event_id)? {
+        Some(known) if deciding.is_another(&known, event) => Some(Outcome::Rejected(Refusal::IdTaken)),
+        Some(known) if known.before.is_some() => Some(Outcome::Known(known.standing)),
+        _ => None,
+    })
+}
+
 ) -> Result<Result<Outcome, Unjudged>> {
     let Arrival { event, origin, row } = arrival;
     let servers = helpers(rooms, room, &origin)?;
@@ -196,8 +206,8 @@ pub(super) async fn take_in(
                 let found = admit::many(rooms, found, room.rules).await;
                 let missing: Vec<_> =
                     missing.into_iter().filter(|id| !found.iter().any(|event| event.event_id == *id)).collect();
-                intake.supply(found);
-                intake.supply(events(rooms, room, &servers, missing).await);
+                intake.supply(first_of_their_ids(rooms, room, found));
+                intake.supply(events(rooms, room, &servers, at_most(missing)).await);
             }
             Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, ids).await),
             Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
@@ -228,10 +238,9 @@ async fn take_step(
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut deciding = rooms.decide(&room);
-        let known = deciding.by_id(&intake.target().event_id)?.filter(|known| known.before.is_some());
-        let outcome = match known {
-            Some(known) => Outcome::Known(known.standing),
-            None => match look(&deciding, &mut intake)? {
+        let outcome = match known_already(&deciding, intake.target())? {
+            Some(outcome) => outcome,
+            None => match look(&mut deciding, &mut intake)? {
                 Step::Done(Ok(judged)) => {
                     record(&mut deciding, &judged)?;
                     Outcome::of(&judged)
@@ -407,7 +416,18 @@ pub(super) async fn events(
 ) -> Vec<Event> {
     let pdus: Vec<Option<Object>> =
         stream::iter(ids).map(|id| event(rooms, room, servers, id)).buffer_unordered(AT_ONCE).collect().await;
-    admit::many(rooms, pdus.into_iter().flatten().collect(), room.rules).await
+    let events = admit::many(rooms, pdus.into_iter().flatten().collect(), room.rules).await;
+    first_of_their_ids(rooms, room, events)
+}
+
+/// Leaves out events whose ID another event has that was here before.
+fn first_of_their_ids(rooms: &Rooms, room: &Room, mut events: Vec<Event>) -> Vec<Event> {
+    if room.rules.event_ids == EventIds::Chosen {
+        let deciding = rooms.decide(room);
+        let known = |event: &Event| deciding.by_id(&event.event_id).ok().flatten();
+        events.retain(|event| known(event).is_none_or(|known| !deciding.is_another(&known, event)));
+    }
+    events
 }
 
 async fn event(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: OwnedEventId) -> Option<Object> {
@@ -435,9 +455,18 @@ async fn state(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: Owne
         let unknown = unknown.filter(|id| !matches!(rooms.by_id(id), Ok(Some(_)))).count();
         if unknown > WHOLE_STATE {
             let request = get_room_state::v1::Request::new(id.clone(), room.id.clone());
-            if let Ok(whole) = rooms.remote.ask_with(server, request, PATIENT).await {
-                let pdus = objects(room, whole.auth_chain.into_iter().chain(whole.pdus));
-                intake.supply(admit::many(rooms, pdus, room.rules).await);
+            match rooms.remote.ask_with(server, request, PATIENT).await {
+                Ok(whole) => {
+                    let pdus = objects(room, whole.auth_chain.into_iter().chain(whole.pdus));
+                    let events = admit::many(rooms, pdus, room.rules).await;
+                    intake.supply(first_of_their_ids(rooms, room, events));
+                }
+                // It is too much to be asked for one by one.
+                Err(error) if unknown > MOST_SINGLE => {
+                    tracing::debug!(%server, event = %id, %error, "no whole state");
+                    continue;
+                }
+                Err(error) => tracing::debug!(%server, event = %id, %error, "the state is asked for event by event"),
             }
         }
         return intake.state(id, Some(answer.pdu_ids));

@@ -55,6 +55,8 @@ pub enum Refusal {
 
     /// It was rejected when it came in as an auth event, or in a state.
     RejectedBefore,
+    /// Another event has its ID (versions 1 and 2).
+    IdTaken,
     /// The room's policy server has not signed it.
     NotApproved {
         policy_server: OwnedServerName,
@@ -136,6 +138,7 @@ impl fmt::Display for Refusal {
             }
             Self::RejectedAuthEvent { event_id } => write!(f, "the auth event {event_id} was itself rejected"),
             Self::AuthEventOfAnotherRoom { event_id } => write!(f, "the auth event {event_id} is of another room"),
+            Self::IdTaken => f.write_str("another event has this ID"),
             Self::RejectedBefore => f.write_str("the event was rejected before"),
             Self::NotApproved { policy_server } => {
                 write!(f, "the room's policy server, {policy_server}, has not signed it")
