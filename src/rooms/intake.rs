@@ -6,7 +6,12 @@
 //!
 //! Spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 
-use std::{cell::Cell, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use ruma::{
@@ -26,19 +31,20 @@ use crate::{
         intake::{Before, Intake, Judged, Known, StateId, Step, Unjudged, Verdict, View},
         policy::PolicyServer,
         resolve::StateMap,
+        version::EventIds,
     },
     remote::Patience,
     store::{
         Ticket,
         schema::{EventNo, StateNo, events::Standing, federation::INBOX, numbers::EVENT_NUMBERS},
-        version::EventIds,
     },
 };
 
 /// How many events one request for a gap asks for.
 const GAP: u32 = 50;
-/// How many single events are asked for at the same time.
+/// How many single events are asked for at the same time, and how many for the sake of one.
 const AT_ONCE: usize = 8;
+const MOST_SINGLE: usize = 500;
 /// From how many missing events of a state on the whole state is asked for.
 const WHOLE_STATE: usize = 20;
 /// How long a whole state may take, and how many bytes it may have.
@@ -142,7 +148,7 @@ pub(super) async fn at_once(rooms: &Arc<Rooms>, room: &Arc<Room>, arrivals: Vec<
             {
                 let Some(outcome) = judge_now(&mut deciding, &arrival)? else {
                     taken.left.push(arrival);
-                    break;
+                    continue;
                 };
                 if let Some(row) = arrival.row {
                     deciding.write.delete(INBOX, &(room.number, row));
@@ -174,12 +180,6 @@ fn judge_now(deciding: &mut Deciding<'_>, arrival: &Arrival) -> Result<Option<Ou
     }
 }
 
-/// Takes in one event, and fetches what it needs. The caller holds `room.intake`. When it returns an outcome,
-/// everything is durable; if the event could not be judged, nothing has happened.
-pub(super) async fn take_in(
-    rooms: &Arc<Rooms>,
-    room: &Arc<Room>,
-    arrival: Arrival,
 /// What is to be said of an event that has its place already, or whose ID another one has.
 fn known_already(deciding: &Deciding<'_>, event: &Event) -> Result<Option<Outcome>> {
     Ok(match deciding.by_id(&event.event_id)? {
@@ -189,10 +189,22 @@ fn known_already(deciding: &Deciding<'_>, event: &Event) -> Result<Option<Outcom
     })
 }
 
+/// Takes in one event, and fetches what it needs. The caller holds `room.intake`. When it returns an outcome,
+/// everything is durable; if the event could not be judged, nothing has happened.
+pub(super) async fn take_in(
+    rooms: &Arc<Rooms>,
+    room: &Arc<Room>,
+    arrival: Arrival,
 ) -> Result<Result<Outcome, Unjudged>> {
     let Arrival { event, origin, row } = arrival;
     let servers = helpers(rooms, room, &origin)?;
     let mut intake = Intake::new(room.rules, event);
+    let mut single = MOST_SINGLE;
+    let mut at_most = |mut ids: Vec<OwnedEventId>| {
+        ids.truncate(single);
+        single -= ids.len();
+        ids
+    };
     loop {
         let (stepped, step) = take_step(rooms, room, intake, row).await?;
         intake = stepped;
@@ -209,7 +221,7 @@ fn known_already(deciding: &Deciding<'_>, event: &Event) -> Result<Option<Outcom
                 intake.supply(first_of_their_ids(rooms, room, found));
                 intake.supply(events(rooms, room, &servers, at_most(missing)).await);
             }
-            Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, ids).await),
+            Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, at_most(ids)).await),
             Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
             Stepped::Asks(Step::NeedApproval { policy, events }) => {
                 intake.approve(policy::signed_by(rooms, &policy, events, room.rules).await);
@@ -243,6 +255,7 @@ async fn take_step(
             None => match look(&mut deciding, &mut intake)? {
                 Step::Done(Ok(judged)) => {
                     record(&mut deciding, &judged)?;
+                    tell_of_gaps(&deciding, &intake)?;
                     Outcome::of(&judged)
                 }
                 step => return Ok((intake, Stepped::Asks(step))),
@@ -258,8 +271,8 @@ async fn take_step(
 }
 
 /// What `protocol::intake` says of the room as it is now.
-fn look(deciding: &Deciding<'_>, intake: &mut Intake) -> Result<Step> {
-    let view = Locked { deciding, failed: Cell::new(None) };
+fn look(deciding: &mut Deciding<'_>, intake: &mut Intake) -> Result<Step> {
+    let view = Locked { deciding: RefCell::new(deciding), failed: Cell::new(None) };
     let step = intake.step(&view);
     match view.failed.into_inner() {
         Some(error) => Err(error),
@@ -290,11 +303,26 @@ fn record(deciding: &mut Deciding<'_>, judged: &[Judged]) -> Result<()> {
     Ok(())
 }
 
+/// Says that a state that another server has given is not whole: it counts without what nobody has.
+fn tell_of_gaps(deciding: &Deciding<'_>, intake: &Intake) -> Result<()> {
+    for (before, ids) in intake.given_states() {
+        let mut lacking = 0;
+        for id in ids {
+            lacking += usize::from(deciding.by_id(id)?.is_none());
+        }
+        if lacking > 0 {
+            let (room, all) = (&deciding.room.id, ids.len());
+            tracing::warn!(event = %before, %room, "of the state before {before}, {lacking} of {all} events are not to be had");
+        }
+    }
+    Ok(())
+}
+
 fn state_before(deciding: &mut Deciding<'_>, before: &Before) -> Result<Option<State>> {
     match before {
         Before::Unknown => Ok(None),
         Before::Nothing => Ok(Some(State::default())),
-        Before::Current(number) => deciding.rooms.state_in(&deciding.write, StateNo(*number)).map(Some),
+        Before::Known(number) => deciding.rooms.state_in(&deciding.write, StateNo(*number)).map(Some),
         Before::After(id) => {
             let known = deciding.by_id(id)?.ok_or_else(|| Error::internal(format!("event {id} is missing")))?;
             deciding.state_after(&known).map(Some)
@@ -315,7 +343,8 @@ fn number(deciding: &Deciding<'_>, id: &EventId) -> Result<Option<EventNo>> {
 
 /// A locked room as `protocol::intake` looks at it.
 struct Locked<'a, 'd> {
-    deciding: &'a Deciding<'d>,
+    /// Changed only by states that are derived on the way.
+    deciding: RefCell<&'a mut Deciding<'d>>,
     failed: Cell<Option<Error>>,
 }
 
@@ -330,44 +359,58 @@ impl Locked<'_, '_> {
 
 impl View for Locked<'_, '_> {
     fn event(&self, id: &EventId) -> Option<Known> {
-        let known = self.or_note(self.deciding.by_id(id))?;
+        let known = self.or_note(self.deciding.borrow().by_id(id))?;
         let (rejected, soft_failed) = (known.standing == Standing::Rejected, known.standing == Standing::SoftFailed);
-        let here = known.room == self.deciding.room.number;
+        let here = known.room == self.deciding.borrow().room.number;
         here.then(|| Known { event: Arc::clone(&known.event), rejected, soft_failed })
     }
 
     fn state_before(&self, id: &EventId) -> Option<StateId> {
-        let known = self.or_note(self.deciding.by_id(id))?;
-        known.before.filter(|_| known.room == self.deciding.room.number).map(|state| state.0)
+        let known = self.or_note(self.deciding.borrow().by_id(id))?;
+        known.before.filter(|_| known.room == self.deciding.borrow().room.number).map(|state| state.0)
     }
 
     fn extremities(&self) -> BTreeSet<OwnedEventId> {
-        self.deciding.head().extremities.iter().map(|(_, id)| id.clone()).collect()
+        self.deciding.borrow().head().extremities.iter().map(|(_, id)| id.clone()).collect()
     }
 
     fn floor(&self) -> u64 {
-        self.deciding.head().floor
+        self.deciding.borrow().head().floor
     }
 
     fn current_state(&self) -> StateId {
-        self.deciding.head().state.number.0
+        self.deciding.borrow().head().state.number.0
     }
 
     fn entry(&self, state: StateId, kind: &str, state_key: &str) -> Option<OwnedEventId> {
-        let known = self.or_note(self.deciding.entry(StateNo(state), kind, state_key))?;
+        let known = self.or_note(self.deciding.borrow().entry(StateNo(state), kind, state_key))?;
         Some(known.event.event_id.clone())
     }
 
     fn lacks_members(&self) -> bool {
-        self.deciding.room.is_partial()
+        self.deciding.borrow().room.is_partial()
     }
 
     fn entries(&self, state: StateId) -> StateMap {
-        self.or_note(self.deciding.entries(StateNo(state)).map(Some)).unwrap_or_default()
+        self.or_note(self.deciding.borrow().entries(StateNo(state)).map(Some)).unwrap_or_default()
+    }
+
+    fn state_after_all(&self, events: &[&EventId]) -> Option<StateId> {
+        let mut deciding = self.deciding.borrow_mut();
+        let mut resolve = || {
+            let mut states = Vec::with_capacity(events.len());
+            for id in events {
+                let known = deciding.by_id(id)?.ok_or_else(|| Error::internal(format!("event {id} is missing")))?;
+                states.push(deciding.state_after(&known)?);
+            }
+            deciding.resolve(&states).map(|state| Some(state.number.0))
+        };
+        let state = resolve();
+        self.or_note(state)
     }
 
     fn policy(&self) -> Option<PolicyServer> {
-        self.or_note(self.deciding.policy())
+        self.or_note(self.deciding.borrow().policy())
     }
 }
 
@@ -399,7 +442,9 @@ async fn gap(
     request.min_depth = head.floor.try_into().unwrap_or_default();
     for server in servers {
         match rooms.remote.ask(server, request.clone()).await {
-            Ok(answer) if !answer.events.is_empty() => return Ok(objects(room, answer.events)),
+            Ok(answer) if !answer.events.is_empty() => {
+                return Ok(objects(room, answer.events.into_iter().take(GAP as usize)));
+            }
             Ok(_) => tracing::debug!(%server, room = %room.id, "no events for a gap"),
             Err(error) => tracing::debug!(%server, room = %room.id, %error, "no events for a gap"),
         }

@@ -62,7 +62,7 @@ fn waiting(server: &Server) -> Vec<OwnedEventId> {
 }
 
 /// Waits until so many events wait.
-async fn waits(server: &Server, count: usize, failures: u32) {
+pub(super) async fn waits(server: &Server, count: usize, failures: u32) {
     let mut log = server.ctx.store.watch();
     let rows = || -> Vec<u32> { server.ctx.store.scan(INBOX, &()).map(|row| row.expect("a row").1.failures).collect() };
     let done = async {

@@ -3,6 +3,7 @@
 mod directory;
 mod doors;
 mod handshakes;
+mod hostile;
 mod intake;
 mod joining;
 mod keys;
@@ -19,6 +20,6 @@ mod sending;
 mod serving;
 mod signed;
 mod simulation;
-mod third_party;
 mod taken_back;
+mod third_party;
 mod wire;

@@ -36,11 +36,15 @@ pub(super) struct Court<'a, V> {
     pub policy: Option<PolicyServer>,
     /// Events of which the policy server has to be asked.
     pub unapproved: Vec<Arc<Event>>,
+    /// Events before which a state was given that nobody has in full.
+    pub lacking: Vec<OwnedEventId>,
 }
 
 impl<V: View> Court<'_, V> {
+    /// An event that the server has, or that was judged here: what was not judged is not believed.
     fn find(&self, id: &EventId) -> Option<Arc<Event>> {
-        self.pending.get(id).cloned().or_else(|| self.view.event(id).map(|known| known.event))
+        let here = self.pending.get(id).filter(|_| self.judged.contains_key(id)).cloned();
+        here.or_else(|| self.view.event(id).map(|known| known.event))
     }
 
     fn is_rejected(&self, id: &EventId) -> bool {
@@ -59,15 +63,22 @@ impl<V: View> Court<'_, V> {
 
     pub fn judge(&mut self, event: &Arc<Event>) -> Result<(Verdict, Before), Pause> {
         let before = self.before(event)?;
-        let allowed = self.by_auth_events(event)?.and_then(|()| {
-            let entry = |kind: &str, key: &str| self.entry(&before, kind, key);
-            auth::check(self.intake.rules, event, |kind, key| {
-                entry(kind, key).or_else(|| self.claimed(event, kind, key))
-            })
+        if let Err(refusal) = self.by_auth_events(event)? {
+            return Ok((Verdict::Rejected(refusal), before));
+        }
+        if self.lacks_of_state(event) {
+            self.lacking.push(event.event_id.clone());
+        }
+        let allowed = auth::check(self.intake.rules, event, |kind, key| {
+            self.entry(&before, kind, key).or_else(|| self.claimed(event, kind, key))
         });
         let known_rejected = self.view.event(&event.event_id).is_some_and(|known| known.rejected);
         if let Err(refusal) = allowed {
-            return Ok((Verdict::Rejected(refusal), before));
+            // A state of which nobody has everything may lack just what would allow the event.
+            return match self.lacking.first() {
+                Some(of) => Err(Pause::Fail(Unjudged::IncompleteState(of.clone()))),
+                None => Ok((Verdict::Rejected(refusal), before)),
+            };
         }
         if known_rejected {
             // As an outlier it was rejected by its auth events, and they do not change.
@@ -123,7 +134,7 @@ impl<V: View> Court<'_, V> {
         };
         let before = match before {
             Before::Nothing | Before::Unknown => None,
-            Before::Current(state) => Some(self.view.entries(*state)),
+            Before::Known(state) => Some(self.view.entries(*state)),
             Before::After(id) => self.map_after(id),
             Before::State(state) => Some((**state).clone()),
         };
@@ -225,7 +236,14 @@ impl<V: View> Court<'_, V> {
             && known.len() > 1
             && self.is_at_the_end(event)
         {
-            return Ok(Before::Current(*state));
+            return Ok(Before::Known(*state));
+        }
+        if given.is_none()
+            && known.len() > 1
+            && known.iter().all(|(_, prev)| !self.judged.contains_key(*prev))
+            && let Some(state) = self.view.state_after_all(&known.iter().map(|(_, prev)| &***prev).collect::<Vec<_>>())
+        {
+            return Ok(Before::Known(state));
         }
         let given = given.map(|ids| self.given_state(ids));
         match (&known[..], given) {
@@ -237,6 +255,12 @@ impl<V: View> Court<'_, V> {
                 self.resolve(states).map(|state| Before::State(Arc::new(state)))
             }
         }
+    }
+
+    /// Whether a state was given before an event of which something is not to be had.
+    fn lacks_of_state(&self, event: &Event) -> bool {
+        let given = self.intake.states.get(&event.event_id).and_then(Option::as_ref);
+        given.into_iter().flatten().any(|id| self.find(id).is_none())
     }
 
     /// The state that another server gave, as far as its events are there and not rejected.
@@ -269,7 +293,7 @@ impl<V: View> Court<'_, V> {
             }
             match self.judged.get(&id) {
                 Some((_, Before::After(prev))) => id = prev.clone(),
-                Some((_, Before::Current(state))) => return Some(Base::Known(*state)),
+                Some((_, Before::Known(state))) => return Some(Base::Known(*state)),
                 Some((_, Before::Nothing | Before::State(_))) => return Some(Base::Changed(id)),
                 Some((_, Before::Unknown)) => return None,
                 None => return self.view.state_before(&id).map(Base::Known),
@@ -295,7 +319,7 @@ impl<V: View> Court<'_, V> {
             let prev = match before {
                 Before::Nothing | Before::Unknown => return None,
                 Before::State(state) => return self.find(state.get(&(kind.to_owned(), key.to_owned()))?),
-                Before::Current(state) => return self.find(&self.view.entry(*state, kind, key)?),
+                Before::Known(state) => return self.find(&self.view.entry(*state, kind, key)?),
                 Before::After(prev) => prev,
             };
             if !self.is_rejected(prev)
@@ -322,7 +346,7 @@ impl<V: View> Court<'_, V> {
             match self.judged.get(&id) {
                 Some((_, Before::After(prev))) => id = prev.clone(),
                 Some((_, Before::Nothing)) => break StateMap::new(),
-                Some((_, Before::Current(state))) => break self.view.entries(*state),
+                Some((_, Before::Known(state))) => break self.view.entries(*state),
                 Some((_, Before::State(state))) => break (**state).clone(),
                 Some((_, Before::Unknown)) => return None,
                 None => break self.view.entries(self.view.state_before(&id)?),

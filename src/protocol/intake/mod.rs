@@ -106,8 +106,13 @@ pub trait View {
     fn current_state(&self) -> StateId;
     /// One entry of a state.
     fn entry(&self, state: StateId, kind: &str, state_key: &str) -> Option<OwnedEventId>;
-    /// A whole state. Asked for only where states must be resolved.
+    /// A whole state. Asked for only where states must be resolved that the server does not have.
     fn entries(&self, state: StateId) -> StateMap;
+    /// The state that follows from several events which have their place here. A server that can tell looks only at
+    /// what differs.
+    fn state_after_all(&self, _events: &[&EventId]) -> Option<StateId> {
+        None
+    }
     /// Whether its states lack members, because the server has only just joined the room.
     fn lacks_members(&self) -> bool {
         false
@@ -159,8 +164,8 @@ pub enum Before {
     Nothing,
     /// The state after this one of its previous events.
     After(OwnedEventId),
-    /// The current state of the room, for what comes after all its ends.
-    Current(StateId),
+    /// A state that the server has.
+    Known(StateId),
     /// A state of its own: resolved, or as another server gave it.
     State(Arc<StateMap>),
     /// Not known, for outliers.
@@ -174,6 +179,8 @@ pub enum Unjudged {
     Missing(OwnedEventId),
     /// The state before this event cannot be had.
     MissingState(OwnedEventId),
+    /// Nobody has all of the state before this event, and what there is of it does not allow what follows.
+    IncompleteState(OwnedEventId),
     /// The event precedes itself.
     Cycle,
     /// More was missing than is fetched for one event.
@@ -185,6 +192,7 @@ impl fmt::Display for Unjudged {
         match self {
             Self::Missing(id) => write!(f, "the event {id}, on which this one rests, cannot be found"),
             Self::MissingState(id) => write!(f, "the state before {id} cannot be found"),
+            Self::IncompleteState(id) => write!(f, "parts of the state before {id} cannot be found"),
             Self::Cycle => f.write_str("the event comes before itself"),
             Self::TooMuch => f.write_str("too many events before this one are missing"),
         }
@@ -258,6 +266,11 @@ impl Intake {
         self.states.insert(before, ids.filter(|ids| ids.len() <= MAX_EVENTS));
     }
 
+    /// The states that were given, by the event that they are before.
+    pub fn given_states(&self) -> impl Iterator<Item = (&EventId, &[OwnedEventId])> {
+        self.states.iter().filter_map(|(before, ids)| Some((&**before, ids.as_deref()?)))
+    }
+
     /// Takes the events that the policy server has signed, of those about which it was asked.
     pub fn approve(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events.into_iter().filter(|event| self.policed.contains(&event.event_id)) {
@@ -311,12 +324,17 @@ impl Intake {
             current: Current::Of(view.current_state()),
             policy: view.policy(),
             unapproved: Vec::new(),
+            lacking: Vec::new(),
         };
         let mut out = Vec::with_capacity(events.len());
         for event in graph::causal_order(&events) {
             let (verdict, before) = match gap.contains_key(&event.event_id) {
                 true => court.judge(&event)?,
-                false => (court.judge_outlier(&event)?, Before::Unknown),
+                false => match court.judge_outlier(&event) {
+                    // It cannot be believed, and is as good as missing.
+                    Err(Pause::Fail(Unjudged::Missing(_))) => continue,
+                    judged => (judged?, Before::Unknown),
+                },
             };
             court.judged.insert(event.event_id.clone(), (verdict.clone(), before.clone()));
             out.push(Judged { event, verdict, before });

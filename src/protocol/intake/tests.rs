@@ -151,7 +151,7 @@ fn run_on(server: &Server<'_>, lost: &[&str]) -> String {
                         Before::Nothing => String::new(),
                         Before::Unknown => String::new(),
                         Before::After(id) => format!(" after {}", name(&id)),
-                        Before::Current(_) => " with the current state".to_owned(),
+                        Before::Known(_) => " with the current state".to_owned(),
                         Before::State(_) => " with a state of its own".to_owned(),
                     };
                     story.push(format!("{}{before} {verdict}", name(&event.event_id)));
@@ -497,4 +497,75 @@ fn an_event_is_admitted_if_it_is_signed_and_redacted_if_it_was_changed() {
     broken.remove("depth");
     assert!(matches!(admit(&broken), Err(Dropped::Format(_))));
     add_signature(&mut broken, "b", "ed25519:1", "AAAA".to_owned());
+}
+
+#[test]
+fn a_state_goes_on_without_what_nobody_has() {
+    check(
+        "-lost @dan member dan join
+         dan2  @dan member dan join displayname=Dan
+         -gone @cat message hi
+         x @cat message hello",
+        expect![[r#"
+            need gone
+            state before x
+            need dan2
+            need lost
+            x with a state of its own accepted"#]],
+    );
+}
+
+#[test]
+fn nothing_is_rejected_for_a_state_of_which_parts_are_missing() {
+    let lines = "eve @eve member eve join\neve2 @eve member eve join displayname=Eve\nx @eve message hello";
+    let graph = Graph::parse("11", &format!("{ROOM}\n{lines}"), &merge);
+    let has = vec!["create", "ann", "pl", "rules", "bob", "cat", "eve"];
+    let server = Server { graph: &graph, has, outliers: vec![], rejected: vec![], floor: 0 };
+    let mut event = (*graph.event("x")).clone();
+    event.prev_events = vec![id("gone")];
+    let auth = event.auth_events.iter_mut().find(|auth| **auth == id("eve2")).unwrap();
+    *auth = id("eve");
+    let mut intake = Intake::new(graph.rules, event);
+    let judged = loop {
+        match intake.step(&server) {
+            Step::NeedGap { .. } | Step::Need(_) => {}
+            Step::NeedState(before) => {
+                intake.state(before, Some(graph.before["x"].values().map(|name| id(name)).collect()));
+            }
+            Step::Done(judged) => break judged,
+            Step::NeedApproval { .. } => panic!("the room has no policy server"),
+        }
+    };
+    assert_eq!(judged.unwrap_err(), Unjudged::IncompleteState(id("x")));
+}
+
+#[test]
+fn what_rests_on_itself_is_no_part_of_a_state() {
+    let lines = "one @bob topic a\ntwo @bob name b\nx @cat message hello";
+    let graph = Graph::parse("2", &format!("{ROOM}\n{lines}"), &merge);
+    let has = vec!["create", "ann", "pl", "rules", "bob", "cat"];
+    let server = Server { graph: &graph, has, outliers: vec![], rejected: vec![], floor: 0 };
+    let looped = |name: &str, on: &str| {
+        let mut event = (*graph.event(name)).clone();
+        event.auth_events.push(id(on));
+        event
+    };
+    let mut event = (*graph.event("x")).clone();
+    event.prev_events = vec![id("gone")];
+    let mut intake = Intake::new(graph.rules, event);
+    let judged = loop {
+        match intake.step(&server) {
+            Step::NeedGap { .. } => {}
+            Step::Need(_) => intake.supply([looped("one", "two"), looped("two", "one")]),
+            Step::NeedState(before) => {
+                intake.state(before, Some(graph.before["x"].values().map(|name| id(name)).collect()));
+            }
+            Step::Done(judged) => break judged.unwrap(),
+            Step::NeedApproval { .. } => panic!("the room has no policy server"),
+        }
+    };
+    let [Judged { verdict: Verdict::Accepted, before: Before::State(state), .. }] = &judged[..] else {
+        panic!("{judged:?}");
+    };
+    assert!(!state.values().any(|event| *event == id("one") || *event == id("two")));
 }
