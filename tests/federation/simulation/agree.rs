@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ingle::{
+    protocol::acl::ServerAcl,
     rooms::cache::Known,
     store::schema::{
         RoomNo, StateNo,
@@ -10,7 +11,7 @@ use ingle::{
         numbers::STATE_KEYS,
     },
 };
-use ruma::{OwnedEventId, OwnedServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use super::{client, world::World};
 use crate::harness::Server;
@@ -29,6 +30,16 @@ struct Copy {
     current: Named,
     /// Who is in it, as this server sees it.
     servers: BTreeSet<OwnedServerName>,
+    /// Whom the room keeps out, as this server sees it.
+    acl: Option<ServerAcl>,
+}
+
+impl Copy {
+    /// Whether this server listens to the one with this name.
+    fn hears(&self, name: &str) -> bool {
+        let name = <&ServerName>::try_from(name).expect("a server name");
+        self.servers.contains(name) && self.acl.as_ref().is_none_or(|acl| acl.allows(name))
+    }
 }
 
 /// All servers agree on all rooms, and all clients with their servers.
@@ -38,11 +49,10 @@ pub fn check(world: &mut World) {
         let copies: Vec<Copy> = (0..world.houses.len()).filter_map(|house| copy(world, house, &id)).collect();
         let graph = graph(&copies);
         for (at, one) in copies.iter().enumerate() {
-            // A server that was removed while it could not be reached may never learn of it, for nobody answers
-            // its questions any more, and one that has left takes in nothing more: only those who believe each other
-            // and themselves to be in the room can agree.
-            let sees = |one: &Copy, other: &Copy| one.servers.iter().any(|name| *name == *other.name);
-            let agrees = |one: &Copy, other: &Copy| sees(one, one) && sees(one, other);
+            // A server that was removed or shut out while it could not be reached may never learn of it, for nobody
+            // answers its questions any more, and one that has left takes in nothing more: only those who believe
+            // each other and themselves to be in the room can agree.
+            let agrees = |one: &Copy, other: &Copy| one.hears(&one.name) && one.hears(&other.name);
             for other in copies[at + 1..].iter().filter(|other| agrees(one, other) && agrees(other, one)) {
                 same_state(&id, one, other);
                 same_judgement(&id, one, other);
@@ -65,9 +75,7 @@ pub fn waits_in_vain(world: &World, house: usize, id: &str) -> bool {
     let name = &world.houses[house].name;
     let others = (0..world.houses.len()).filter(|other| *other != house);
     world.server(house).is_some_and(is_partial)
-        && others
-            .filter_map(|other| copy(world, other, id))
-            .all(|copy| !copy.servers.iter().any(|server| server == name))
+        && others.filter_map(|other| copy(world, other, id)).all(|copy| !copy.hears(name))
 }
 
 /// The events of a room as a server shows them, oldest first.
@@ -90,7 +98,9 @@ fn copy(world: &World, house: usize, id: &str) -> Option<Copy> {
     }
     let current = named(&server, rooms.published(room).expect("a head").state);
     let servers = ingle::rooms::forks::servers(rooms, room).expect("servers").into_iter().collect();
-    Some(Copy { name: world.houses[house].name.clone(), server, room, placed, current, servers })
+    let acl = current.get(&("m.room.server_acl".to_owned(), String::new()));
+    let acl = acl.map(|acl| ServerAcl::new(&rooms.by_id(acl).expect("rows").expect("an event").event));
+    Some(Copy { name: world.houses[house].name.clone(), server, room, placed, current, servers, acl })
 }
 
 /// A state by names.

@@ -71,7 +71,7 @@ fn enter(world: &mut World, person: usize, place: usize) {
     let through = world.houses[house].name.clone();
     match world.one_of(12) {
         0 => post(world, person, "stays out".to_owned(), format!("/_matrix/client/v3/rooms/{id}/leave"), json!({})),
-        1 => {
+        1 | 2 => {
             let path = format!("/_matrix/client/v3/knock/{id}?via={through}");
             post(world, person, format!("knocks via {through}"), path, json!({}));
         }
@@ -92,7 +92,7 @@ fn act(world: &mut World, person: usize, place: usize) {
         let body = json!({ "user_id": whom });
         post(world, person, format!("{deed} {whom}"), in_room(&id, deed), body);
     };
-    match world.one_of(30) {
+    match world.one_of(34) {
         0..=9 => {
             let content = json!({ "msgtype": "m.text", "body": format!("number {number}") });
             put(world, person, "speaks".to_owned(), in_room(&id, &format!("send/m.room.message/t{number}")), content);
@@ -108,9 +108,9 @@ fn act(world: &mut World, person: usize, place: usize) {
             state(world, person, &id, "org.example.note", key, json!({ "note": number }));
         }
         22..=24 => power(world, person, place, other),
-        25 => {
-            let rule = ["public", "invite", "knock"][world.one_of(3)];
-            state(world, person, &id, "m.room.join_rules", "", json!({ "join_rule": rule }));
+        25 | 29 => {
+            let content = join_rules(world);
+            state(world, person, &id, "m.room.join_rules", "", content);
         }
         26 => {
             let seen = ["shared", "joined", "invited", "world_readable"][world.one_of(4)];
@@ -118,11 +118,33 @@ fn act(world: &mut World, person: usize, place: usize) {
         }
         27 => redact(world, person, place, number),
         28 => post(world, person, "leaves".to_owned(), in_room(&id, "leave"), json!({})),
+        30 | 31 => {
+            // More often than not everybody is let in again.
+            let deny = if world.one_of(3) == 0 { vec![world.one_of_houses()] } else { Vec::new() };
+            let content = json!({ "allow": ["*"], "deny": deny });
+            state(world, person, &id, "m.room.server_acl", "", content);
+        }
+        32 if world.places.len() < 4 => {
+            let version = VERSIONS[world.one_of(VERSIONS.len())];
+            let what = format!("upgrades {id} to {version}");
+            post(world, person, what, in_room(&id, "upgrade"), json!({ "new_version": version }));
+        }
         _ => {
             let content = json!({ "membership": "join", "displayname": format!("name {number}") });
             let me = world.people[person].id.to_string();
             state(world, person, &id, "m.room.member", &me, content);
         }
+    }
+}
+
+/// Some way to let people in.
+fn join_rules(world: &mut World) -> Value {
+    let rule = ["public", "public", "invite", "knock", "restricted", "knock_restricted"][world.one_of(6)];
+    let place = world.one_of(world.places.len());
+    let allow = json!([{ "type": "m.room_membership", "room_id": world.places[place].id }]);
+    match rule.ends_with("restricted") {
+        true => json!({ "join_rule": rule, "allow": allow }),
+        false => json!({ "join_rule": rule }),
     }
 }
 

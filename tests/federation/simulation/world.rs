@@ -86,6 +86,11 @@ pub struct World {
     links: Vec<Vec<Link>>,
 }
 
+/// For how long at most the servers are left to themselves, in milliseconds: while letters are on their way, and
+/// while there are none.
+const LONGEST_STRIDE: u64 = 100;
+const IDLE_STRIDE: u64 = 5_000;
+
 fn key(house: usize) -> KeyPair {
     KeyPair::from_seed(&[u8::try_from(house).expect("few servers") + 1; 32], "sim")
 }
@@ -161,6 +166,12 @@ impl World {
     /// One of so many.
     pub fn one_of(&mut self, count: usize) -> usize {
         self.dice.random_range(0..count)
+    }
+
+    /// The name of one of the servers.
+    pub fn one_of_houses(&mut self) -> String {
+        let house = self.one_of(self.houses.len());
+        self.houses[house].name.clone()
     }
 
     /// A number that has not occurred yet.
@@ -290,12 +301,26 @@ impl World {
         let until = self.clock.now() + time;
         loop {
             let left = until.saturating_sub(self.clock.now());
-            let quiet = self.journeys.is_empty() && self.people.iter().all(|person| person.busy.is_none());
-            let step = Duration::from_millis(left.min(if quiet { 500 } else { 10 }));
-            self.step(step);
+            self.step(Duration::from_millis(left.min(self.stride())));
             if left == 0 {
                 return;
             }
+        }
+    }
+
+    /// For how long nobody has to be looked after: a server that works on something is looked at in the next tick, and
+    /// otherwise whatever arrives first.
+    fn stride(&self) -> u64 {
+        let now = self.clock.now();
+        let tick = u64::try_from(TICK.as_millis()).expect("short");
+        let next = self.journeys.iter().map(|journey| match journey {
+            Journey::Out { due, .. } | Journey::Back { due, .. } => due.saturating_sub(now),
+            Journey::There { .. } => 0,
+        });
+        match next.min() {
+            Some(next) => next.clamp(tick, LONGEST_STRIDE),
+            None if self.people.iter().any(|person| person.busy.is_some()) => tick,
+            None => IDLE_STRIDE,
         }
     }
 
