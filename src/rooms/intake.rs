@@ -171,12 +171,15 @@ fn judge_now(deciding: &mut Deciding<'_>, arrival: &Arrival) -> Result<Option<Ou
         return Ok(Some(outcome));
     }
     let mut intake = Intake::new(deciding.room.rules, Arc::clone(&arrival.event));
-    match look(deciding, &mut intake)? {
-        Step::Done(Ok(judged)) => {
-            record(deciding, &judged)?;
-            Ok(Some(Outcome::of(&judged)))
+    loop {
+        match look(deciding, &mut intake)? {
+            Step::Record(judged) => drop(record(deciding, &judged)?),
+            Step::Done(Ok(judged)) => {
+                record(deciding, &judged)?;
+                return Ok(Some(Outcome::of(&judged)));
+            }
+            _ => return Ok(None),
         }
-        _ => Ok(None),
     }
 }
 
@@ -223,11 +226,13 @@ pub(super) async fn take_in(
             }
             Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, at_most(ids)).await),
             Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
-            Stepped::Asks(Step::NeedApproval { policy, events }) => {
-                intake.approve(policy::signed_by(rooms, &policy, events, room.rules).await);
+            Stepped::Asks(Step::NeedApproval { policy, event }) => {
+                intake.approve(policy::signed_by(rooms, &policy, vec![event], room.rules).await);
             }
             Stepped::Asks(Step::Done(Err(unjudged))) => return Ok(Err(unjudged)),
-            Stepped::Asks(Step::Done(Ok(_))) => return Err(Error::internal("what was judged was not recorded")),
+            Stepped::Asks(Step::Done(Ok(_)) | Step::Record(_)) => {
+                return Err(Error::internal("what was judged was not recorded"));
+            }
         }
     }
 }
@@ -240,7 +245,8 @@ enum Stepped {
     Asks(Step),
 }
 
-/// One step, with the room locked, on a thread that may block. What is done is recorded in the same breath.
+/// Steps until something is needed, with the room locked, on a thread that may block. What is judged is recorded in
+/// the same breath.
 async fn take_step(
     rooms: &Arc<Rooms>,
     room: &Arc<Room>,
@@ -250,16 +256,29 @@ async fn take_step(
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
     let work = move || {
         let mut deciding = rooms.decide(&room);
-        let outcome = match known_already(&deciding, intake.target())? {
-            Some(outcome) => outcome,
-            None => match look(&mut deciding, &mut intake)? {
+        let mut bytes = 0;
+        let outcome = loop {
+            if let Some(outcome) = known_already(&deciding, intake.target())? {
+                break outcome;
+            }
+            match look(&mut deciding, &mut intake)? {
+                Step::Record(judged) => bytes += record(&mut deciding, &judged)?,
                 Step::Done(Ok(judged)) => {
                     record(&mut deciding, &judged)?;
                     tell_of_gaps(&deciding, &intake)?;
-                    Outcome::of(&judged)
+                    break Outcome::of(&judged);
                 }
-                step => return Ok((intake, Stepped::Asks(step))),
-            },
+                step => {
+                    if bytes > 0 {
+                        drop(deciding.commit()?);
+                    }
+                    return Ok((intake, Stepped::Asks(step)));
+                }
+            }
+            if bytes >= WRITTEN_TOGETHER {
+                drop(deciding.commit()?);
+                (deciding, bytes) = (rooms.decide(&room), 0);
+            }
         };
         if let Some(row) = row {
             deciding.write.delete(INBOX, &(room.number, row));
@@ -280,9 +299,11 @@ fn look(deciding: &mut Deciding<'_>, intake: &mut Intake) -> Result<Step> {
     }
 }
 
-/// Writes down what was decided.
-fn record(deciding: &mut Deciding<'_>, judged: &[Judged]) -> Result<()> {
+/// Writes down what was decided; returns how many bytes of events that is.
+fn record(deciding: &mut Deciding<'_>, judged: &[Judged]) -> Result<usize> {
+    let mut bytes = 0;
     for Judged { event, verdict, before } in judged {
+        bytes += event.json().len();
         let standing = match verdict {
             Verdict::Accepted => Standing::Accepted,
             Verdict::SoftFailed(refusal) => {
@@ -300,7 +321,7 @@ fn record(deciding: &mut Deciding<'_>, judged: &[Judged]) -> Result<()> {
             None => drop(deciding.keep(event, standing)?),
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// Says that a state that another server has given is not whole: it counts without what nobody has.

@@ -1,8 +1,8 @@
 //! An event from another server: the checks on its receipt, as a state machine without I/O.
 //!
 //! [`admit`] does what needs the event alone: format, signatures, hash. [`Intake`] does the rest: it asks
-//! for what is missing ([`Step::Need`], [`Step::NeedState`]), is given what could be fetched, and says in
-//! the end what becomes of the event and of those that came with it ([`Step::Done`]). What the server
+//! for what is missing ([`Step::Need`], [`Step::NeedState`]), is given what could be fetched, and says one
+//! after the other what becomes of the events before it and, in the end, of itself ([`Step::Done`]). What the server
 //! already has comes in through a [`View`]; each step looks at it anew, so the room need not be locked
 //! while something is fetched, and what the last step says holds for the view that it was given.
 //!
@@ -20,7 +20,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId, ServerName};
 
-use self::court::{Court, Current};
+use self::court::Court;
 use super::{
     auth::Refusal,
     canonical::Object,
@@ -37,7 +37,7 @@ use super::{
 pub const MAX_GAP: usize = 100;
 /// How many events one intake holds: those of the gap, their auth events, and fetched states.
 pub const MAX_EVENTS: usize = 100_000;
-/// How often one intake asks.
+/// How often one intake asks until something can be judged.
 pub const MAX_ROUNDS: usize = 32;
 /// How often it asks for the events of a gap, until it asks for a state instead.
 pub const MAX_GAP_ROUNDS: usize = 8;
@@ -131,8 +131,10 @@ pub enum Step {
     Need(Vec<OwnedEventId>),
     /// Fetch the IDs of the state before this event, from a server that has it, for [`Intake::state`].
     NeedState(OwnedEventId),
-    /// Ask the room's policy server to sign these events, for [`Intake::approve`].
-    NeedApproval { policy: PolicyServer, events: Vec<Arc<Event>> },
+    /// Ask the room's policy server to sign this event, for [`Intake::approve`].
+    NeedApproval { policy: PolicyServer, event: Arc<Event> },
+    /// Record these, in this order, and step again: what comes before the event is judged first, one by one.
+    Record(Vec<Judged>),
     /// Record these, in this order; the event itself is the last. If it cannot be judged, forget it.
     Done(Result<Vec<Judged>, Unjudged>),
 }
@@ -224,7 +226,7 @@ enum Pause {
     NeedGap { before: BTreeSet<OwnedEventId>, missing: BTreeSet<OwnedEventId> },
     Need(BTreeSet<OwnedEventId>),
     NeedState(OwnedEventId),
-    NeedApproval { policy: Box<PolicyServer>, events: Vec<Arc<Event>> },
+    NeedApproval { policy: Box<PolicyServer>, event: Arc<Event> },
     Fail(Unjudged),
 }
 
@@ -285,7 +287,13 @@ impl Intake {
     /// What to do next, as the server's knowledge is now.
     pub fn step(&mut self, view: &impl View) -> Step {
         let pause = match self.judge(view) {
-            Ok(judged) => return Step::Done(Ok(judged)),
+            Ok(judged) if judged.last().is_some_and(|judged| judged.event.event_id == self.target.event_id) => {
+                return Step::Done(Ok(judged));
+            }
+            Ok(judged) => {
+                self.rounds = 0;
+                return Step::Record(judged);
+            }
             Err(Pause::Fail(why)) => return Step::Done(Err(why)),
             Err(pause) if self.rounds < MAX_ROUNDS => pause,
             Err(_) => return Step::Done(Err(Unjudged::TooMuch)),
@@ -303,54 +311,36 @@ impl Intake {
             }
             Pause::NeedState(_) if self.states.len() >= MAX_STATES => Step::Done(Err(Unjudged::TooMuch)),
             Pause::NeedState(id) => Step::NeedState(id),
-            Pause::NeedApproval { policy, events } => {
-                self.policed.extend(events.iter().map(|event| event.event_id.clone()));
-                Step::NeedApproval { policy: *policy, events }
+            Pause::NeedApproval { policy, event } => {
+                self.policed.insert(event.event_id.clone());
+                Step::NeedApproval { policy: *policy, event }
             }
             Pause::Fail(why) => Step::Done(Err(why)),
         }
     }
 
+    /// Judges the first event of the gap, and with it those that it needs besides.
     fn judge(&self, view: &impl View) -> Result<Vec<Judged>, Pause> {
         let gap = self.gap(view)?;
         let outliers = self.outliers(view, &gap)?;
-        let events: Vec<Arc<Event>> = gap.values().chain(outliers.values()).cloned().collect();
-        let mut court = Court {
-            intake: self,
-            view,
-            pending: events.iter().map(|event| (event.event_id.clone(), event.clone())).collect(),
-            judged: HashMap::new(),
-            ends: view.extremities(),
-            current: Current::Of(view.current_state()),
-            policy: view.policy(),
-            unapproved: Vec::new(),
-            lacking: Vec::new(),
-        };
-        let mut out = Vec::with_capacity(events.len());
-        for event in graph::causal_order(&events) {
-            let (verdict, before) = match gap.contains_key(&event.event_id) {
-                true => court.judge(&event)?,
-                false => match court.judge_outlier(&event) {
-                    // It cannot be believed, and is as good as missing.
-                    Err(Pause::Fail(Unjudged::Missing(_))) => continue,
-                    judged => (judged?, Before::Unknown),
-                },
-            };
-            court.judged.insert(event.event_id.clone(), (verdict.clone(), before.clone()));
-            out.push(Judged { event, verdict, before });
-        }
-        if let Some(policy) = court.policy.filter(|_| !court.unapproved.is_empty()) {
-            return Err(Pause::NeedApproval { policy: Box::new(policy), events: court.unapproved });
-        }
-        // Nothing rests on the event itself, so its place may as well be the last.
-        match out.iter().position(|judged| judged.event.event_id == self.target.event_id) {
-            Some(at) => {
-                let target = out.remove(at);
-                out.push(target);
-                Ok(out)
+        let mut court = Court { intake: self, view, outliers: HashMap::new() };
+        let mut out = Vec::with_capacity(outliers.len() + 1);
+        for event in graph::auth_order(&outliers.into_values().collect::<Vec<_>>()) {
+            match court.judge_outlier(&event) {
+                Ok(verdict) => out.push(Judged { event, verdict, before: Before::Unknown }),
+                // It cannot be believed, and is as good as missing.
+                Err(Pause::Fail(Unjudged::Missing(_))) => {}
+                Err(pause) => return Err(pause),
             }
-            None => Err(Pause::Fail(Unjudged::Cycle)),
         }
+        let events: Vec<_> = gap.into_values().collect();
+        let ordered = graph::causal_order(&events);
+        // An event behind a cycle never has its turn.
+        let first = ordered.first().filter(|_| ordered.iter().any(|event| event.event_id == self.target.event_id));
+        let event = first.ok_or(Pause::Fail(Unjudged::Cycle))?.clone();
+        let (verdict, before) = court.judge(&event)?;
+        out.push(Judged { event, verdict, before });
+        Ok(out)
     }
 
     fn find(&self, view: &impl View, id: &EventId) -> Option<Arc<Event>> {
