@@ -168,7 +168,7 @@ impl Deciding<'_> {
         let known = self.known(number)?;
         let before = match number == row.join {
             true => whole.clone(),
-            false => self.state_before_again(&known, whole)?,
+            false => self.state_before_again(&known)?,
         };
         let mut known = Known { before: Some(before.number), ..(*known).clone() };
         known.replaces = match known.event.key() {
@@ -187,7 +187,7 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn state_before_again(&mut self, known: &Known, whole: &State) -> Result<State> {
+    fn state_before_again(&mut self, known: &Known) -> Result<State> {
         let mut states = Vec::new();
         let mut complete = true;
         for prev in &known.event.prev_events {
@@ -197,11 +197,8 @@ impl Deciding<'_> {
             }
         }
         if let Some(given) = known.before.filter(|_| !complete) {
-            // Another server has said what was before it; only members can be missing there.
-            let given = self.rooms.state_in(&self.write, given)?;
-            let missing = whole.iter().filter(|(key, _)| key.is_member() && given.get(*key).is_none());
-            let missing: Vec<_> = missing.map(|(key, event)| (key, Some(event))).collect();
-            states.push(given.derive(&mut self.write, &missing)?);
+            // Another server has said what was before it: all of it, also who was in the room then.
+            states.push(self.rooms.state_in(&self.write, given)?);
         }
         self.resolve(&states)
     }

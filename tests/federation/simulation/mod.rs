@@ -93,6 +93,13 @@ fn usual_h() {
     play(240..272);
 }
 
+/// Events that came while the members of a room were on their way got the states of later.
+#[test]
+fn seeds_that_have_found_something() {
+    play(551..552);
+    play(634..635);
+}
+
 #[test]
 fn the_same_seed_tells_the_same_story() {
     for seed in [5_000, 5_001, 5_002] {
