@@ -27,18 +27,20 @@ pub fn random(world: &mut World) {
     }
 }
 
-/// Somebody of a server says something in a room, if anybody of it is there.
+/// Everybody of a server says something in a room where they are. One of them may be there for their own server alone,
+/// and in a room that was upgraded most may not speak.
 pub fn speak(world: &mut World, house: usize, place: usize, round: usize) {
-    let there = |person: &usize| {
-        world.people[*person].house == house && membership(world, *person, place) == MembershipState::Join
-    };
-    let Some(person) = (0..world.people.len()).find(there) else { return };
-    while world.is_busy(person) {
-        world.pass(10);
+    for person in (0..world.people.len()).filter(|person| world.people[*person].house == house).collect::<Vec<_>>() {
+        if membership(world, person, place) != MembershipState::Join {
+            continue;
+        }
+        while world.is_busy(person) {
+            world.pass(10);
+        }
+        let content = json!({ "msgtype": "m.text", "body": format!("the end, {round}") });
+        let path = in_room(&world.places[place].id, &format!("send/m.room.message/end{round}"));
+        put(world, person, "speaks".to_owned(), path, content);
     }
-    let content = json!({ "msgtype": "m.text", "body": format!("the end, {round}") });
-    let path = in_room(&world.places[place].id, &format!("send/m.room.message/end{round}"));
-    put(world, person, "speaks".to_owned(), path, content);
 }
 
 fn membership(world: &World, person: usize, place: usize) -> MembershipState {
