@@ -1,7 +1,9 @@
-//! What it costs to resolve forked state, in rooms of a hundred, a thousand and ten thousand members.
+//! What it costs to resolve forked state.
 //!
-//! The room forks once. On one branch somebody is banned and a topic is set, on the other one in twenty
-//! members joins and another topic is set.
+//! In rooms of a hundred, a thousand and ten thousand members: the room forks once; on one branch somebody is banned
+//! and a topic is set, on the other one in twenty members joins and another topic is set. And where a hundred, a
+//! thousand and ten thousand events conflict: each branch has set the same keys, and every tenth time the power
+//! levels too; or there are fifty branches.
 
 use std::{collections::HashMap, hint::black_box, sync::Arc};
 
@@ -71,6 +73,48 @@ fn forked(version: &str, members: usize) -> (Room, [StateMap; 2]) {
     (room, [left, right])
 }
 
+/// States in which so many events conflict.
+fn conflicted(version: &str, events: usize, branches: usize) -> (Room, Vec<StateMap>) {
+    let (mut room, [trunk, _]) = forked(version, 10);
+    let ann = "@ann:example.org";
+    let mut states = vec![trunk; branches];
+    for (branch, state) in states.iter_mut().enumerate() {
+        for number in 0..events / branches {
+            if number % 10 == 0 {
+                let level = number + branch;
+                let ann = if version == "12" { "" } else { r#""@ann:example.org":100,"# };
+                let levels = format!(r#"{{"users":{{{ann}"@user2:example.org":{level}}}}}"#);
+                room.add(state, "@ann:example.org", "m.room.power_levels", "", &levels);
+            }
+            room.add(state, ann, "org.example.note", &number.to_string(), "{}");
+        }
+    }
+    (room, states)
+}
+
+fn measure(c: &mut Criterion, group: &str, sizes: &[usize], states: impl Fn(usize) -> (Room, Vec<StateMap>)) {
+    let mut group = c.benchmark_group(group);
+    for size in sizes {
+        let (room, states) = states(*size);
+        let find = |id: &EventId| room.events.get(id).cloned();
+        let lookup = Lookup { event: &find, rejected: &|_| false };
+        let states: Vec<&StateMap> = states.iter().collect();
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| resolve(room.rules, black_box(&states), &lookup).unwrap())
+        });
+    }
+    group.finish();
+}
+
+fn resolving_conflicts(c: &mut Criterion) {
+    for version in ["1", "2", "12"] {
+        measure(c, &format!("conflicts/version_{version}"), &[100, 1_000, 10_000], |events| {
+            conflicted(version, events, 2)
+        });
+        measure(c, &format!("fifty_branches/version_{version}"), &[1_000], |events| conflicted(version, events, 50));
+    }
+}
+
 fn resolving(c: &mut Criterion) {
     for version in ["11", "12"] {
         let mut group = c.benchmark_group(format!("resolve/version_{version}"));
@@ -89,5 +133,5 @@ fn resolving(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, resolving);
+criterion_group!(benches, resolving, resolving_conflicts);
 criterion_main!(benches);
