@@ -168,8 +168,10 @@ impl Outbound {
             }
             progress.divide(&mut write, at);
             for (_, row) in &rows {
-                if let OutboxRow::Moved(room, mover) = row {
-                    acquaintance::moved(&self.rooms, &mut write, *room, mover)?;
+                if let OutboxRow::Moved(room, mover) = row
+                    && let Err(error) = acquaintance::moved(&self.rooms, &mut write, *room, mover)
+                {
+                    tracing::error!(?row, ?error, "who has come or left cannot be read and is passed over");
                 }
             }
             progress.forget(&mut write, store)?;
