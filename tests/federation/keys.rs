@@ -78,7 +78,7 @@ async fn keys_are_asked_of_the_server_that_has_them() {
 }
 
 /// Uploads the identity keys of a user's device.
-async fn upload(user: &User) {
+pub(super) async fn upload(user: &User) {
     let device = user.device.as_str();
     let mut seed = [9; 32];
     device.bytes().zip(&mut seed).for_each(|(byte, place)| *place = byte);

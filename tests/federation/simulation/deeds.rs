@@ -186,14 +186,14 @@ fn state(world: &mut World, person: usize, id: &str, kind: &str, key: &str, cont
     put(world, person, format!("sets {kind} {key} {content}"), path, content);
 }
 
-fn put(world: &mut World, person: usize, what: String, path: String, body: Value) {
+pub fn put(world: &mut World, person: usize, what: String, path: String, body: Value) {
     let Some(user) = world.user(person) else { return };
     let what = format!("{} {what} ({path})", user.id);
     world.tell(what.clone());
     world.begin(person, what, async move { user.put(&path, body).await });
 }
 
-fn post(world: &mut World, person: usize, what: String, path: String, body: Value) {
+pub fn post(world: &mut World, person: usize, what: String, path: String, body: Value) {
     let Some(user) = world.user(person) else { return };
     let what = format!("{} {what} ({path})", user.id);
     world.tell(what.clone());

@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     agree,
     client::Follower,
-    deeds,
+    deeds, keys,
     network::{self, Journey, Letter, Link, Reply, TICK, Wire},
 };
 use crate::harness::{Answer, Server, User};
@@ -152,6 +152,29 @@ impl World {
         self.heal();
         self.settle();
         agree::check(self);
+    }
+
+    /// A world in which everybody has a device with keys.
+    pub fn with_keys(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        keys::begin(&mut world);
+        world
+    }
+
+    /// The same with deeds that concern devices; returns how many lists of devices are kept in the end.
+    pub fn play_with_keys(&mut self) -> usize {
+        for _ in 0..self.dice.random_range(30..80) {
+            self.weather();
+            match self.one_of(2) {
+                0 => deeds::random(self),
+                _ => keys::random(self),
+            }
+            let pause = [0, 20, 100, 500, 2_000][self.dice.random_range(0..5)];
+            self.pass(pause);
+        }
+        self.heal();
+        self.settle();
+        keys::check(self)
     }
 
     /// One line of the story.
