@@ -79,11 +79,14 @@ async def restricted(host, guest):
 
 async def kicked_and_banned(host, guest):
     room = await public_room(host)
+    # Whoever is removed before their server knows who else is there never learns it.
     await guest.enter(room, via=host)
     await host.sees_membership(room, guest, "join")
+    await guest.agrees_with(host, room)
     await host.kick(room, guest)
     await guest.is_out(room)
     await guest.enter(room, via=host)
+    await guest.agrees_with(host, room)
     await guest.post(room, "Sorry")
     await host.sees(room, f"{guest.name}: Sorry")
     await host.ban(room, guest)
