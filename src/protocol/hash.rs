@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     canonical::{Object, write_without},
-    redact::redact,
+    redact::signed_text,
     version::{EventIds, Rules},
 };
 
@@ -48,16 +48,25 @@ pub fn content_hash(event: &Object) -> [u8; 32] {
 
 /// The hash of what redaction keeps. Spec: server-server-api#calculating-the-reference-hash-for-an-event
 pub fn reference_hash(event: &Object, rules: &Rules) -> [u8; 32] {
-    Sha256::digest(write_without(&redact(event, rules), &["signatures", "unsigned"])).into()
+    Sha256::digest(signed_text(event, rules)).into()
 }
 
 /// The ID that follows from the event itself, or `None` where the sender's server chose it
 /// (versions 1 and 2). Spec: rooms/v4#event-ids
 pub fn event_id(event: &Object, rules: &Rules) -> Option<OwnedEventId> {
+    match rules.event_ids {
+        EventIds::Chosen => None,
+        EventIds::Hash | EventIds::UrlSafeHash => event_id_of(&signed_text(event, rules), rules),
+    }
+}
+
+/// The same for an event of which that text is at hand which its signatures cover.
+pub(super) fn event_id_of(signed_text: &str, rules: &Rules) -> Option<OwnedEventId> {
+    let hash = Sha256::digest(signed_text);
     let hash = match rules.event_ids {
         EventIds::Chosen => return None,
-        EventIds::Hash => base64(&reference_hash(event, rules)),
-        EventIds::UrlSafeHash => base64_url(&reference_hash(event, rules)),
+        EventIds::Hash => base64(&hash),
+        EventIds::UrlSafeHash => base64_url(&hash),
     };
     OwnedEventId::try_from(format!("${hash}")).ok()
 }

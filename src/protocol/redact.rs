@@ -4,7 +4,7 @@
 //! event. Whether a redaction may be applied is decided elsewhere ([`super::auth::power`]).
 
 use super::{
-    canonical::{Object, Value},
+    canonical::{Object, Value, write_object, write_string, write_value},
     version::Rules,
 };
 
@@ -21,6 +21,33 @@ pub fn redact(event: &Object, rules: &Rules) -> Object {
         }
     }
     kept
+}
+
+/// What the signatures and the reference hash of an event cover: the canonical text of what redaction keeps, without
+/// the signatures. Nothing is copied for it but that.
+pub fn signed_text(event: &Object, rules: &Rules) -> String {
+    let kind = event.get("type").and_then(Value::as_str).unwrap_or_default();
+    let mut out = String::with_capacity(1024);
+    out.push('{');
+    for (key, value) in event {
+        if key == "signatures" || (key != "content" && !keeps(key, rules)) {
+            continue;
+        }
+        if out.len() > 1 {
+            out.push(',');
+        }
+        write_string(&mut out, key);
+        out.push(':');
+        match key == "content" {
+            true => {
+                let content = value.as_object().map(|content| redact_content(kind, content, rules));
+                out.push_str(&write_object(&content.unwrap_or_default()));
+            }
+            false => write_value(&mut out, value),
+        }
+    }
+    out.push('}');
+    out
 }
 
 /// The content of an event of this type without what redaction strips.
@@ -66,7 +93,7 @@ fn keeps(key: &str, rules: &Rules) -> bool {
 mod tests {
     use super::*;
     use crate::protocol::{
-        canonical::{Numbers, parse_object, write_object},
+        canonical::{Numbers, parse_object, write_object, write_without},
         version::by_name,
     };
 
@@ -83,6 +110,11 @@ mod tests {
             "signatures":{},"state_key":"","type":"x","unsigned":{},"extra":1}"#;
         let event = parse_object(event, Numbers::Strict).unwrap();
         let keys = |version| redact(&event, by_name(version).unwrap()).into_keys().collect::<Vec<_>>().join(" ");
+        for version in ["1", "10", "11", "12"] {
+            let rules = by_name(version).unwrap();
+            let text = write_without(&redact(&event, rules), &["signatures", "unsigned"]);
+            assert_eq!(signed_text(&event, rules), text, "version {version}");
+        }
         assert_eq!(
             keys("10"),
             "auth_events content depth event_id hashes membership origin origin_server_ts prev_events prev_state room_id \

@@ -13,7 +13,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use super::{
     canonical::{Object, Value, write_without},
     hash::{base64, content_hash, unbase64},
-    redact::redact,
+    redact::signed_text,
     version::{EventIds, Rules},
 };
 
@@ -151,7 +151,7 @@ pub fn hash_and_sign_event(event: &mut Object, signer: &str, key: &KeyPair, rule
 /// Adds our signature to an event that has its hashes, such as an invitation or a restricted join.
 pub fn sign_event(event: &mut Object, signer: &str, key: &KeyPair, rules: &Rules) {
     child(event, "signatures");
-    let signature = key.sign(write_without(&redact(event, rules), &["signatures", "unsigned"]).as_bytes());
+    let signature = key.sign(signed_text(event, rules).as_bytes());
     add_signature(event, signer, &key.id(), signature);
 }
 
@@ -190,14 +190,23 @@ pub fn verify_event(
     rules: &Rules,
     public_key: impl Fn(&ServerName, &str) -> Option<PublicKey>,
 ) -> Verdict {
+    verify_text(event, &signed_text(event, rules), rules, public_key)
+}
+
+/// The same for an event of which that text is at hand which its signatures cover.
+pub(super) fn verify_text(
+    event: &Object,
+    signed_text: &str,
+    rules: &Rules,
+    public_key: impl Fn(&ServerName, &str) -> Option<PublicKey>,
+) -> Verdict {
     let signers = match signers(event, rules) {
         Ok(signers) => signers,
         Err(error) => return Verdict::BadSignature(error),
     };
-    let message = write_without(&redact(event, rules), &["signatures", "unsigned"]);
     for signer in &signers {
         let key = |key_id: &str| public_key(signer, key_id);
-        if let Err(error) = verify_message(event, message.as_bytes(), signer.as_str(), key) {
+        if let Err(error) = verify_message(event, signed_text.as_bytes(), signer.as_str(), key) {
             return Verdict::BadSignature(error);
         }
     }
@@ -244,7 +253,7 @@ fn server_of_user(user_id: Option<&str>) -> Option<OwnedServerName> {
 /// Whether an event has this key's signature of `signer` under this key ID.
 pub fn is_signed(event: &Object, signer: &str, key_id: &str, key: &PublicKey, rules: &Rules) -> bool {
     let signature = event.get("signatures").and_then(|all| all.get(signer)?.get(key_id)?.as_str());
-    let message = || write_without(&redact(event, rules), &["signatures", "unsigned"]);
+    let message = || signed_text(event, rules);
     signature.is_some_and(|signature| key.verifies(message().as_bytes(), signature))
 }
 
@@ -291,6 +300,7 @@ mod tests {
     use super::*;
     use crate::protocol::{
         canonical::{Numbers, parse_object, write_object},
+        redact::redact,
         version::by_name,
     };
 

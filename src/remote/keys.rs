@@ -57,13 +57,13 @@ const MOST_ASKED: usize = 2_000;
 /// How long an answer about keys may take: a server that is asked for the first time has to be found, too.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// What a key takes in memory, roughly.
-const IN_MEMORY: u64 = 400;
+const IN_MEMORY: u64 = 600;
 
 /// The keys that are known.
 pub struct Keys {
     store: Store,
     permitted: Arc<Permitted>,
-    cache: Cache<(String, String), ServerKeyRow>,
+    cache: Cache<(String, String), Kept>,
     /// Servers that are being asked: whoever wants the same waits instead of asking again.
     asking: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
     /// When servers were last asked for the sake of others.
@@ -76,6 +76,20 @@ pub struct Keys {
     asked_for_requests: Cache<OwnedServerName, u64>,
     /// When it was found that nobody has a key.
     in_vain: Cache<(OwnedServerName, String), u64>,
+}
+
+/// A key that is in memory, unpacked: that takes about a fifth of the time in which it verifies something.
+#[derive(Clone)]
+struct Kept {
+    key: Option<PublicKey>,
+    valid_until: u64,
+    old: bool,
+}
+
+impl From<&ServerKeyRow> for Kept {
+    fn from(row: &ServerKeyRow) -> Self {
+        Self { key: PublicKey::from_base64(&row.key), valid_until: row.valid_until, old: row.old }
+    }
 }
 
 /// What a server says about its keys. Spec: server-server-api#get_matrixkeyv2server
@@ -133,20 +147,20 @@ impl Keys {
             return None;
         }
         let at = (server.as_str().to_owned(), key_id.to_owned());
-        let row = match self.cache.get(&at) {
-            Some(row) => row,
+        let kept = match self.cache.get(&at) {
+            Some(kept) => kept,
             None => {
-                let row = self.store.get(SERVER_KEYS, &at).ok().flatten()?;
-                self.cache.insert(at, row.clone());
-                row
+                let kept = Kept::from(&self.store.get(SERVER_KEYS, &at).ok().flatten()?);
+                self.cache.insert(at, kept.clone());
+                kept
             }
         };
         let fit = match purpose {
-            Purpose::Now(now) => !row.old && row.valid_until >= now,
-            Purpose::Event(sent) => row.valid_until >= sent,
+            Purpose::Now(now) => !kept.old && kept.valid_until >= now,
+            Purpose::Event(sent) => kept.valid_until >= sent,
             Purpose::AnyTime => true,
         };
-        fit.then(|| PublicKey::from_base64(&row.key)).flatten()
+        kept.key.filter(|_| fit)
     }
 
     /// Keeps what a server says of its keys, in place of the oldest of those that it does not speak of any more.
@@ -175,7 +189,7 @@ impl Keys {
             let at = (server.clone(), id.clone());
             let row = ServerKeyRow { key: key.clone(), valid_until, old };
             write.put(SERVER_KEYS, &at, &row);
-            self.cache.insert(at, row);
+            self.cache.insert(at, Kept::from(&row));
         }
         write.put(SERVER_STATEMENTS, &server, &text);
         drop(write.commit()?);

@@ -187,31 +187,36 @@ async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &
     let request = get_room_state_ids::v1::Request::new(join.clone(), room.id.clone());
     let answer = rooms.remote.ask_with(server, request, ASK_IDS).await.map_err(|error| error.for_client(server))?;
     // What an event rests on may be missing too: without it the event is not believed.
-    let missing_now = || missing(rooms, room, answer.pdu_ids.iter().chain(&answer.auth_chain_ids));
-    let missing_first = missing_now()?;
-    if (1..=FEW).contains(&missing_first.len()) {
+    let all = || answer.pdu_ids.iter().chain(&answer.auth_chain_ids);
+    let mut missing_now = missing(rooms, room, all())?;
+    if (1..=FEW).contains(&missing_now.len()) {
         let servers: [OwnedServerName; 1] = [server.to_owned()];
         let (to, from) = mpsc::channel(1);
-        let events = intake::events(rooms, room, &servers, missing_first).await;
+        let events = intake::events(rooms, room, &servers, missing_now).await;
         to.send(("pdus".into(), Checked { events, keyless: Vec::new() })).await.ok();
         drop(to);
         keep(Arc::clone(rooms), Arc::clone(room), from).await?;
+        missing_now = missing(rooms, room, all())?;
     }
+    let mut come = Come::new();
     // What did not come one by one may have been lost on the way. Only of a whole answer it is certain that what
     // is not in it, or not good, cannot be had.
-    if !missing_now()?.is_empty() {
+    if !missing_now.is_empty() {
         let request = get_room_state::v1::Request::new(join, room.id.clone());
         let body = rooms.remote.stream(server, request, ASK_STATE).await.map_err(|error| error.for_client(server))?;
         let (to, from) = mpsc::channel(2);
         let keep = tokio::spawn(keep(Arc::clone(rooms), Arc::clone(room), from));
         let read = arriving::read(rooms, room.rules, body, &["pdus", "auth_chain"], to).await;
-        keep.await.map_err(Error::internal)??;
+        come = keep.await.map_err(Error::internal)??;
         read.map_err(|error| error.for_client(server))?;
     }
     let ids = answer.pdu_ids;
     let (rooms, room) = (Arc::clone(rooms), Arc::clone(room));
-    heavy::run(move || entries(&rooms, &room, &ids)).await?
+    heavy::run(move || entries(&rooms, &room, &ids, &come)).await?
 }
+
+/// The state events that have just come, so that they need not be read again.
+type Come = HashMap<OwnedEventId, Entry>;
 
 fn missing<'a>(rooms: &Rooms, room: &Room, ids: impl Iterator<Item = &'a OwnedEventId>) -> Result<Vec<OwnedEventId>> {
     let mut missing = Vec::new();
@@ -224,40 +229,53 @@ fn missing<'a>(rooms: &Rooms, room: &Room, ids: impl Iterator<Item = &'a OwnedEv
 }
 
 /// Keeps events as they come, beside the room, once each is found good.
-async fn keep(rooms: Arc<Rooms>, room: Arc<Room>, mut from: mpsc::Receiver<Batch>) -> Result<()> {
+async fn keep(rooms: Arc<Rooms>, room: Arc<Room>, mut from: mpsc::Receiver<Batch>) -> Result<Come> {
     let mut vetting = Vetting::new(room.rules, &room.id);
+    let mut come = Come::new();
     let mut last: Option<Ticket> = None;
     while let Some((_, checked)) = from.recv().await {
         let (held, of) = (Arc::clone(&rooms), Arc::clone(&room));
-        let work = move || keep_some(&held, &of, &mut vetting, checked.events).map(|ticket| (vetting, ticket));
-        let (offered, ticket) = heavy::run(work).await??;
-        (vetting, last) = (offered, Some(ticket));
+        let work = move || {
+            let ticket = keep_some(&held, &of, &mut vetting, checked.events, &mut come)?;
+            Ok::<_, Error>((vetting, come, ticket))
+        };
+        let ticket;
+        (vetting, come, ticket) = heavy::run(work).await??;
+        last = Some(ticket);
     }
     if vetting.left_over() > 0 {
         tracing::info!(room = %room.id, "{} events of the room's state cannot be believed", vetting.left_over());
     }
-    match last {
-        Some(ticket) => ticket.published().await.map(drop).map_err(Into::into),
-        None => Ok(()),
+    if let Some(ticket) = last {
+        ticket.published().await?;
     }
+    Ok(come)
 }
 
-fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Event>) -> Result<Ticket> {
+fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Event>, come: &mut Come) -> Result<Ticket> {
     let mut deciding = rooms.decide(room);
     let good = vetting.offer(events, |id| deciding.believed(id));
     for event in &good {
-        deciding.keep(event, Standing::Outlier)?;
+        let known = deciding.keep(event, Standing::Outlier)?;
+        if let Some((kind, state_key)) = event.key().filter(|_| known.standing != Standing::Rejected) {
+            let key = numbers::state_key(&mut deciding.write, kind, state_key)?;
+            come.insert(event.event_id.clone(), (key, known.number));
+        }
     }
     vetting.forget_members();
     deciding.stage()
 }
 
 /// A state by numbers, out of those of its events that are here.
-fn entries(rooms: &Rooms, room: &Room, ids: &[OwnedEventId]) -> Result<Fetched> {
+fn entries(rooms: &Rooms, room: &Room, ids: &[OwnedEventId], come: &Come) -> Result<Fetched> {
     let mut entries = Vec::with_capacity(ids.len());
     let mut missing = Vec::new();
     let mut write = rooms.store.write();
     for id in ids {
+        if let Some(entry) = come.get(id) {
+            entries.push(*entry);
+            continue;
+        }
         let Some(known) = rooms.by_id(id)? else {
             missing.push(id.clone());
             continue;

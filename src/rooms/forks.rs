@@ -187,10 +187,10 @@ impl Deciding<'_> {
     }
 
     /// Keeps an event without giving it a place in the room: part of a state, or of an auth chain.
-    pub fn keep(&mut self, event: &Arc<Event>, standing: Standing) -> Result<EventNo> {
+    pub fn keep(&mut self, event: &Arc<Event>, standing: Standing) -> Result<Arc<Known>> {
         if let Some(known) = self.by_id(&event.event_id)? {
             return match self.is_another(&known, event) {
-                false => Ok(known.number),
+                false => Ok(known),
                 true => Err(Error::bad_json(format!("another event has the ID {}", event.event_id))),
             };
         }
@@ -198,7 +198,7 @@ impl Deciding<'_> {
         if let Some((kind, state_key)) = event.key() {
             numbers::state_key(&mut self.write, kind, state_key)?;
         }
-        self.record(Known {
+        Ok(self.record(Known {
             number,
             room: self.room.number,
             event: Arc::clone(event),
@@ -206,8 +206,7 @@ impl Deciding<'_> {
             before: None,
             replaces: None,
             redacted_by: None,
-        });
-        Ok(number)
+        }))
     }
 
     /// Whether a known event only has the same ID. In rooms of versions 1 and 2 senders choose the IDs, and may choose

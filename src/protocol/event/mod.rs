@@ -128,7 +128,18 @@ impl Event {
     }
 
     /// As [`Event::parse`], from JSON that is parsed already.
-    pub fn from_object(mut pdu: Object, rules: &Rules) -> Result<Self, FormatError> {
+    pub fn from_object(pdu: Object, rules: &Rules) -> Result<Self, FormatError> {
+        let event_id = hash::event_id(&pdu, rules);
+        Self::with_id(pdu, event_id, rules)
+    }
+
+    /// The same for an event of which that text is at hand which its signatures cover.
+    pub(super) fn from_verified(pdu: Object, signed_text: &str, rules: &Rules) -> Result<Self, FormatError> {
+        let event_id = hash::event_id_of(signed_text, rules);
+        Self::with_id(pdu, event_id, rules)
+    }
+
+    fn with_id(mut pdu: Object, event_id: Option<OwnedEventId>, rules: &Rules) -> Result<Self, FormatError> {
         pdu.remove("unsigned");
         check_numbers(&pdu, rules)?;
         for field in ["content", "hashes", "signatures"] {
@@ -137,7 +148,7 @@ impl Event {
             }
         }
         let kind = short_text(&pdu, "type")?.ok_or(FormatError::Field { field: "type", needs: "a string" })?;
-        let event_id = match hash::event_id(&pdu, rules) {
+        let event_id = match event_id {
             Some(event_id) => event_id,
             None => identifier(&pdu, "event_id", "an event ID")?,
         };

@@ -27,9 +27,9 @@ use super::{
     event::{Event, FormatError},
     graph,
     policy::PolicyServer,
-    redact::redact,
+    redact::{redact, signed_text},
     resolve::StateMap,
-    sign::{self, PublicKey, SignatureError, verify_event},
+    sign::{self, PublicKey, SignatureError},
     version::Rules,
 };
 
@@ -63,14 +63,15 @@ impl fmt::Display for Dropped {
 impl std::error::Error for Dropped {}
 
 /// Checks format, signatures and content hash of a PDU. One whose hash does not fit is redacted: its
-/// content is not what its sender signed. The keys are looked up as for [`verify_event`].
+/// content is not what its sender signed. The keys are looked up as for [`sign::verify_event`].
 pub fn admit(
     pdu: Object,
     rules: &Rules,
     public_key: impl Fn(&ServerName, &str) -> Option<PublicKey>,
 ) -> Result<Event, Dropped> {
-    match verify_event(&pdu, rules, public_key) {
-        sign::Verdict::Valid => Event::from_object(pdu, rules).map_err(Dropped::Format),
+    let text = signed_text(&pdu, rules);
+    match sign::verify_text(&pdu, &text, rules, public_key) {
+        sign::Verdict::Valid => Event::from_verified(pdu, &text, rules).map_err(Dropped::Format),
         sign::Verdict::HashMismatch => Event::from_object(redact(&pdu, rules), rules).map_err(Dropped::Format),
         // A PDU that is malformed is told so, rather than that nobody has signed it.
         sign::Verdict::BadSignature(error) => match Event::from_object(pdu, rules) {
