@@ -135,6 +135,12 @@ fn join_rules_decide_who_joins() {
     check_in(ALL, "r @ann join_rules invite\nx @eve member eve join", expect!["joining this room needs an invitation"]);
     check_in(ALL, "r @ann join_rules invite\ni @bob:b member eve invite\nx @eve member eve join", expect!["allowed"]);
     check_in(ALL, "r @ann join_rules invite\nx @bob:b member bob:b join", expect!["allowed"]);
+    // What is no text is no rule.
+    check_in(
+        ALL,
+        "r @ann join_rules {\"join_rule\":5}\ni @bob:b member eve invite\nx @eve member eve join",
+        expect![[r#"the room's join rule "" does not allow this"#]],
+    );
     check_in(
         ALL,
         "r @ann join_rules private\nx @eve member eve join",
