@@ -157,7 +157,9 @@ fn same_text(id: &str, one: &Copy, other: &Copy, mine: &Known, theirs: &Known) {
         let from = if copy.name == one.name { other } else { one };
         let redaction = from.server.ctx.rooms.known(redaction).expect("an event");
         let there = copy.placed.get(&redaction.event.event_id);
-        let heard = there.is_some_and(|known| known.standing == Standing::Accepted);
+        // In old rooms one that came without its content, because it was redacted itself, redacts nothing.
+        let says_what = |known: &Known| known.event.redacts_under(room.rules).is_some();
+        let heard = there.is_some_and(|known| known.standing == Standing::Accepted && says_what(known));
         assert!(!heard, "{names:?} of {id}: {} has the redaction {}", copy.name, redaction.event.event_id);
     }
 }
