@@ -48,6 +48,9 @@ pub fn check(world: &mut World) {
         let id = world.places[place].id.clone();
         let copies: Vec<Copy> = (0..world.houses.len()).filter_map(|house| copy(world, house, &id)).collect();
         let graph = graph(&copies);
+        let all = copies.iter().flat_map(|copy| &copy.placed);
+        let kept_back = all.filter(|(_, known)| known.standing == Standing::SoftFailed);
+        let kept_back = kept_back.map(|(event, _)| event.clone()).collect();
         for (at, one) in copies.iter().enumerate() {
             // A server that was removed or shut out while it could not be reached may never learn of it, for nobody
             // answers its questions any more, and one that has left takes in nothing more: only those who believe
@@ -56,8 +59,8 @@ pub fn check(world: &mut World) {
             for other in copies[at + 1..].iter().filter(|other| agrees(one, other) && agrees(other, one)) {
                 same_state(&id, one, other);
                 same_judgement(&id, one, other);
-                same_events(&id, &graph, one, other);
-                same_events(&id, &graph, other, one);
+                same_events(&id, &graph, &kept_back, one, other);
+                same_events(&id, &graph, &kept_back, other, one);
             }
         }
     }
@@ -196,7 +199,9 @@ fn graph(copies: &[Copy]) -> Graph {
 }
 
 /// What one server has, another that is in the room has too, unless it happened before it came.
-fn same_events(id: &str, graph: &Graph, one: &Copy, other: &Copy) {
+///
+/// What some server keeps back is followed by nobody else's events, and nobody has to hear of it.
+fn same_events(id: &str, graph: &Graph, kept_back: &BTreeSet<OwnedEventId>, one: &Copy, other: &Copy) {
     // Where the other one's knowledge of the graph begins: its joins that rest on what it does not have.
     let begins = other
         .placed
@@ -209,7 +214,8 @@ fn same_events(id: &str, graph: &Graph, one: &Copy, other: &Copy) {
         open.extend(prev_events.filter(|prev| before.insert((*prev).clone())).cloned());
     }
     let missing = one.placed.iter().filter(|(event, known)| {
-        known.standing == Standing::Accepted && !before.contains(*event) && !other.placed.contains_key(*event)
+        let expected = known.standing == Standing::Accepted && !kept_back.contains(*event);
+        expected && !before.contains(*event) && !other.placed.contains_key(*event)
     });
     let missing: Vec<_> =
         missing.map(|(event, known)| format!("{event} {} {}", known.event.kind, known.event.sender)).collect();
