@@ -256,7 +256,7 @@ fn keep_some(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Even
     let mut deciding = rooms.decide(room);
     let good = vetting.offer(events, |id| deciding.believed(id));
     for event in &good {
-        let known = deciding.keep(event, Standing::Outlier)?;
+        let Some(known) = deciding.keep_if_first(event, Standing::Outlier)? else { continue };
         if let Some((kind, state_key)) = event.key().filter(|_| known.standing != Standing::Rejected) {
             let key = numbers::state_key(&mut deciding.write, kind, state_key)?;
             come.insert(event.event_id.clone(), (key, known.number));

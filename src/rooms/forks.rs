@@ -188,17 +188,20 @@ impl Deciding<'_> {
 
     /// Keeps an event without giving it a place in the room: part of a state, or of an auth chain.
     pub fn keep(&mut self, event: &Arc<Event>, standing: Standing) -> Result<Arc<Known>> {
+        let taken = || Error::bad_json(format!("another event has the ID {}", event.event_id));
+        self.keep_if_first(event, standing)?.ok_or_else(taken)
+    }
+
+    /// The same for one of many: it is left out if another event has its ID.
+    pub(super) fn keep_if_first(&mut self, event: &Arc<Event>, standing: Standing) -> Result<Option<Arc<Known>>> {
         if let Some(known) = self.by_id(&event.event_id)? {
-            return match self.is_another(&known, event) {
-                false => Ok(known),
-                true => Err(Error::bad_json(format!("another event has the ID {}", event.event_id))),
-            };
+            return Ok((!self.is_another(&known, event)).then_some(known));
         }
         let number = numbers::event(&mut self.write, &event.event_id)?;
         if let Some((kind, state_key)) = event.key() {
             numbers::state_key(&mut self.write, kind, state_key)?;
         }
-        Ok(self.record(Known {
+        Ok(Some(self.record(Known {
             number,
             room: self.room.number,
             event: Arc::clone(event),
@@ -206,7 +209,7 @@ impl Deciding<'_> {
             before: None,
             replaces: None,
             redacted_by: None,
-        }))
+        })))
     }
 
     /// Whether a known event only has the same ID. In rooms of versions 1 and 2 senders choose the IDs, and may choose

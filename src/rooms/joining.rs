@@ -306,7 +306,7 @@ fn keep(rooms: &Rooms, room: &Room, good: &[Arc<Event>], create: &Event) -> Resu
             deciding.write.put(STAGED, &room.number, &first);
         }
         for event in some {
-            deciding.keep(event, Standing::Outlier)?;
+            deciding.keep_if_first(event, Standing::Outlier)?;
         }
         if at == 0 {
             let number = numbers::event(&mut deciding.write, &create.event_id)?;

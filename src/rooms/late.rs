@@ -174,7 +174,7 @@ fn keep(rooms: &Rooms, room: &Room, vetting: &mut Vetting, events: Vec<Event>) -
     let mut deciding = rooms.decide(room);
     let good = vetting.offer(events, |id| deciding.believed(id));
     for event in &good {
-        deciding.keep(event, Standing::Outlier)?;
+        deciding.keep_if_first(event, Standing::Outlier)?;
     }
     deciding.stage()
 }

@@ -162,6 +162,29 @@ async fn the_last_word_of_a_state_on_an_entry_counts() {
 }
 
 #[tokio::test]
+async fn an_event_with_a_stolen_id_keeps_nobody_out() {
+    let (network, ann, bob, _) = scene().await;
+    let open = async || ann.create_room().with("preset", "public_chat").with("room_version", "1").await;
+    let (first, second) = (open().await, open().await);
+    bob.join_via(&first, &ann.server).await.ok();
+    whole(&bob.server, &first).await;
+    let ctx = &ann.server.ctx;
+    let there = ctx.rooms.find(&id(&second)).expect("the room");
+    let content = ingle::protocol::canonical::to_object(&json!({ "topic": "stolen" })).expect("content");
+    let new = ingle::rooms::append::NewEvent::state(&ann.id, "m.room.topic", "", content);
+    let mut draft = ctx.rooms.decide(&there).draft(new).expect("a draft");
+    // In this version the sender chooses the ID: one that Bob's server knows from elsewhere.
+    draft.event_id = rooms::state(&bob.server, &id(&first)).first().map(|id| id.as_str().try_into().expect("an ID"));
+    let event = ingle::rooms::append::sign(&ctx.rooms, draft, there.rules).expect("an event");
+    let pdu: Value = serde_json::from_str(event.json()).expect("JSON");
+    network.changes(&ann.server, SEND_JOIN, move |answer| {
+        answer["state"].as_array_mut().expect("a state").push(pdu.clone());
+    });
+    bob.join_via(&second, &ann.server).await.ok();
+    bob.state(&second, "m.room.topic", "").await.is("404 M_NOT_FOUND");
+}
+
+#[tokio::test]
 async fn nothing_stays_of_a_room_that_could_not_be_entered() {
     let (network, ann, bob, room) = scene().await;
     let count = |server: &Server| server.ctx.store.scan(EVENTS, &()).count();
