@@ -84,7 +84,9 @@ impl Folding {
         for (id, room) in answer["rooms"].as_object().unwrap() {
             let folded = self.rooms.entry(id.clone()).or_default();
             if room["initial"] == true {
+                // The client begins anew: what it knows from before need not go back to the beginning.
                 folded.state.clear();
+                folded.known.clear();
             }
             if room["limited"] == true {
                 // What members were is not known any more.
