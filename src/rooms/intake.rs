@@ -8,7 +8,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -33,7 +33,7 @@ use crate::{
         resolve::StateMap,
         version::EventIds,
     },
-    remote::Patience,
+    remote::{Patience, RemoteError},
     store::{
         Ticket,
         schema::{EventNo, StateNo, events::Standing, federation::INBOX, numbers::EVENT_NUMBERS},
@@ -47,6 +47,8 @@ const AT_ONCE: usize = 8;
 const MOST_SINGLE: usize = 500;
 /// From how many missing events of a state on the whole state is asked for.
 const WHOLE_STATE: usize = 20;
+/// Up to how many events a state has that is asked for as a whole because one of them does not come by itself.
+const SMALL_STATE: usize = 1_000;
 /// How long a whole state may take, and how many bytes it may have.
 const PATIENT: Patience = Patience { timeout: Duration::from_secs(120), limit: 64 << 20, insist: false };
 /// How many servers are asked for the same thing.
@@ -203,6 +205,7 @@ pub(super) async fn take_in(
     let servers = helpers(rooms, room, &origin)?;
     let mut intake = Intake::new(room.rules, event);
     let mut single = MOST_SINGLE;
+    let mut whole = HashSet::new();
     let mut at_most = |mut ids: Vec<OwnedEventId>| {
         ids.truncate(single);
         single -= ids.len();
@@ -224,8 +227,13 @@ pub(super) async fn take_in(
                 intake.supply(first_of_their_ids(rooms, room, found));
                 intake.supply(events(rooms, room, &servers, at_most(missing)).await);
             }
-            Stepped::Asks(Step::Need(ids)) => intake.supply(events(rooms, room, &servers, at_most(ids)).await),
-            Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake).await,
+            Stepped::Asks(Step::Need(ids)) => {
+                let found = events(rooms, room, &servers, at_most(ids.clone())).await;
+                let lost = ids.into_iter().filter(|id| !found.iter().any(|event| event.event_id == *id)).collect();
+                intake.supply(found);
+                supply_states_of(rooms, room, &servers, &lost, &mut intake, &mut whole).await;
+            }
+            Stepped::Asks(Step::NeedState(id)) => state(rooms, room, &servers, id, &mut intake, &mut whole).await,
             Stepped::Asks(Step::NeedApproval { policy, event }) => {
                 intake.approve(policy::signed_by(rooms, &policy, vec![event], room.rules).await);
             }
@@ -506,8 +514,15 @@ async fn event(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: Owne
     None
 }
 
-/// The state before an event, for `intake`.
-async fn state(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: OwnedEventId, intake: &mut Intake) {
+/// The state before an event, for `intake`; notes in `whole` if all its events have come with it.
+async fn state(
+    rooms: &Rooms,
+    room: &Room,
+    servers: &[OwnedServerName],
+    id: OwnedEventId,
+    intake: &mut Intake,
+    whole: &mut HashSet<OwnedEventId>,
+) {
     for server in servers {
         let request = get_room_state_ids::v1::Request::new(id.clone(), room.id.clone());
         let answer = match rooms.remote.ask(server, request).await {
@@ -520,12 +535,10 @@ async fn state(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: Owne
         let unknown = answer.pdu_ids.iter().chain(&answer.auth_chain_ids);
         let unknown = unknown.filter(|id| !matches!(rooms.by_id(id), Ok(Some(_)))).count();
         if unknown > WHOLE_STATE {
-            let request = get_room_state::v1::Request::new(id.clone(), room.id.clone());
-            match rooms.remote.ask_with(server, request, PATIENT).await {
-                Ok(whole) => {
-                    let pdus = objects(room, whole.auth_chain.into_iter().chain(whole.pdus));
-                    let events = admit::many(rooms, pdus, room.rules).await;
-                    intake.supply(first_of_their_ids(rooms, room, events));
+            match whole_state(rooms, room, server, &id).await {
+                Ok(events) => {
+                    intake.supply(events);
+                    whole.insert(id.clone());
                 }
                 // It is too much to be asked for one by one.
                 Err(error) if unknown > MOST_SINGLE => {
@@ -538,4 +551,43 @@ async fn state(rooms: &Rooms, room: &Room, servers: &[OwnedServerName], id: Owne
         return intake.state(id, Some(answer.pdu_ids));
     }
     intake.state(id, None);
+}
+
+/// All events of the state before an event, and what they rest on.
+async fn whole_state(
+    rooms: &Rooms,
+    room: &Room,
+    server: &ServerName,
+    before: &EventId,
+) -> Result<Vec<Event>, RemoteError> {
+    let request = get_room_state::v1::Request::new(before.to_owned(), room.id.clone());
+    let answer = rooms.remote.ask_with(server, request, PATIENT).await?;
+    let pdus = objects(room, answer.auth_chain.into_iter().chain(answer.pdus));
+    Ok(first_of_their_ids(rooms, room, admit::many(rooms, pdus, room.rules).await))
+}
+
+/// Small states of which events did not come one by one, as a whole; each once. Whoever was turned out of a room is
+/// told of the state before that, and not of each of its events: of those that happened beside its own coming.
+async fn supply_states_of(
+    rooms: &Rooms,
+    room: &Room,
+    servers: &[OwnedServerName],
+    lost: &HashSet<OwnedEventId>,
+    intake: &mut Intake,
+    whole: &mut HashSet<OwnedEventId>,
+) {
+    let lacks = |ids: &[OwnedEventId]| ids.len() <= SMALL_STATE && ids.iter().any(|id| lost.contains(id));
+    let lacking = intake.given_states().filter(|(_, ids)| lacks(ids));
+    let lacking: Vec<_> = lacking.map(|(before, _)| before.to_owned()).collect();
+    for before in lacking.into_iter().filter(|before| whole.insert(before.clone())) {
+        for server in servers {
+            match whole_state(rooms, room, server, &before).await {
+                Ok(events) => {
+                    intake.supply(events);
+                    break;
+                }
+                Err(error) => tracing::debug!(%server, event = %before, %error, "no whole state"),
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Events that come from another server: promised, waited for, refused.
 
-use http::Method;
+use http::{Method, StatusCode};
 use ingle::{
     protocol::{canonical, event::Event},
     rooms::append::{self, NewEvent},
@@ -198,6 +198,38 @@ async fn what_builds_on_a_rejected_event_is_judged_for_itself() {
     assert_eq!(send(&b, &a, "t3", &[&last]).await, Vec::<String>::new());
     assert_eq!(messages(&a, &id), ["hello", "next", "last"]);
     assert!(!state(&a, &id).contains(&rejected.event_id.to_string()));
+}
+
+#[tokio::test]
+async fn what_does_not_come_by_itself_comes_with_the_state_that_it_belongs_to() {
+    let network = network();
+    let (a, b) = (network.server("a.example").await, network.server("b.example").await);
+    let (ann, bob) = (a.with_user("ann").await, b.with_user("bob").await);
+    let id = public_room(&bob, RoomVersionId::V11).await;
+    join(&ann, &id, &b).await;
+    say(&bob, &id, "hello").await;
+    hears(&a, &id, &["hello"]).await;
+    let unknown = forge(&bob, &id, topic(&bob, "new"), &[]);
+    let lacking = forge(&bob, &id, message(&bob, "lacking"), &[&unknown]);
+    network.answers(&b, "/_matrix/federation/v1/event/", |_| {
+        (StatusCode::NOT_FOUND, json!({ "errcode": "M_NOT_FOUND", "error": "there is no such event for you" }))
+    });
+    let ids: Vec<String> = state(&b, &id).into_iter().chain([unknown.event_id.to_string()]).collect();
+    network.answers(&b, "/_matrix/federation/v1/state_ids/", move |_| {
+        (StatusCode::OK, json!({ "pdu_ids": ids, "auth_chain_ids": [] }))
+    });
+    let pdu: Value = serde_json::from_str(unknown.json()).expect("JSON");
+    network.answers(&b, "/_matrix/federation/v1/state/", move |_| {
+        (StatusCode::OK, json!({ "pdus": [pdu], "auth_chain": [] }))
+    });
+    assert_eq!(send(&b, &a, "t", &[&lacking]).await, Vec::<String>::new());
+    hears(&a, &id, &["hello", "lacking"]).await;
+    let rooms = &a.ctx.rooms;
+    let before = rooms.by_id(&lacking.event_id).expect("rows").and_then(|known| known.before).expect("a place");
+    let found = rooms.in_state(&rooms.state(before).expect("a state"), "m.room.topic", "").expect("rows");
+    assert_eq!(found.map(|known| known.event.event_id.clone()), Some(unknown.event_id));
+    let asked = network.asked(&b).into_iter().filter(|path| path.starts_with("/_matrix/federation/v1/state/"));
+    assert_eq!(asked.count(), 1);
 }
 
 #[tokio::test]
