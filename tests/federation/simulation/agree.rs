@@ -1,6 +1,9 @@
 //! What must be true in the end.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use ingle::{
     protocol::acl::ServerAcl,
@@ -11,7 +14,7 @@ use ingle::{
         numbers::STATE_KEYS,
     },
 };
-use ruma::{OwnedEventId, OwnedServerName, ServerName};
+use ruma::{OwnedEventId, OwnedServerName, ServerName, events::room::member::MembershipState};
 
 use super::{client, world::World};
 use crate::harness::Server;
@@ -19,6 +22,8 @@ use crate::harness::Server;
 type Named = BTreeMap<(String, String), OwnedEventId>;
 /// What comes right before each event.
 type Graph = BTreeMap<OwnedEventId, Vec<OwnedEventId>>;
+/// Events of which not everybody hears.
+type Unheard = BTreeMap<OwnedEventId, Arc<Known>>;
 
 /// A room as one server has it.
 struct Copy {
@@ -26,7 +31,7 @@ struct Copy {
     name: String,
     room: RoomNo,
     /// The events that it has given a place in the graph.
-    placed: BTreeMap<OwnedEventId, std::sync::Arc<Known>>,
+    placed: BTreeMap<OwnedEventId, Arc<Known>>,
     current: Named,
     /// Who is in it, as this server sees it.
     servers: BTreeSet<OwnedServerName>,
@@ -50,17 +55,18 @@ pub fn check(world: &mut World) {
         let graph = graph(&copies);
         let all = copies.iter().flat_map(|copy| &copy.placed);
         let kept_back = all.filter(|(_, known)| known.standing == Standing::SoftFailed);
-        let kept_back = kept_back.map(|(event, _)| event.clone()).collect();
+        let mut unheard: BTreeMap<_, _> = kept_back.map(|(event, known)| (event.clone(), known.clone())).collect();
+        unheard.extend(copies.iter().flat_map(|copy| last_words(copy, &graph)));
         for (at, one) in copies.iter().enumerate() {
             // A server that was removed or shut out while it could not be reached may never learn of it, for nobody
             // answers its questions any more, and one that has left takes in nothing more: only those who believe
             // each other and themselves to be in the room can agree.
             let agrees = |one: &Copy, other: &Copy| one.hears(&one.name) && one.hears(&other.name);
             for other in copies[at + 1..].iter().filter(|other| agrees(one, other) && agrees(other, one)) {
-                same_state(&id, one, other);
+                same_state(&id, &graph, &unheard, one, other);
                 same_judgement(&id, one, other);
-                same_events(&id, &graph, &kept_back, one, other);
-                same_events(&id, &graph, &kept_back, other, one);
+                same_events(&id, &graph, &unheard, one, other);
+                same_events(&id, &graph, &unheard, other, one);
             }
         }
     }
@@ -120,10 +126,42 @@ fn differences(one: &Named, other: &Named) -> Vec<String> {
     differ.map(|key| format!("{key:?}: {:?} / {:?}", one.get(key), other.get(key))).collect()
 }
 
-fn same_state(id: &str, one: &Copy, other: &Copy) {
-    let differ = differences(&one.current, &other.current);
+/// Both have the same current state, but for what only one of them has accepted, and after which nobody says anything:
+/// in a room that was upgraded most people cannot.
+fn same_state(id: &str, graph: &Graph, unheard: &Unheard, one: &Copy, other: &Copy) {
+    let followed = followed(graph);
+    let accepts =
+        |copy: &Copy, id: &OwnedEventId| copy.placed.get(id).is_some_and(|known| known.standing == Standing::Accepted);
+    let open = unheard.iter().filter(|(id, _)| !followed.contains(*id) && accepts(one, id) != accepts(other, id));
+    let open = open.map(|(_, known)| &known.event);
+    let [mine, theirs] = [one, other].map(|copy| {
+        let (mut state, mut servers) = (copy.current.clone(), copy.servers.clone());
+        for event in open.clone() {
+            if let Some((kind, key)) = event.key() {
+                state.remove(&(kind.to_owned(), key.to_owned()));
+                servers.remove(event.server());
+            }
+        }
+        (state, servers)
+    });
+    let differ = differences(&mine.0, &theirs.0);
     assert!(differ.is_empty(), "{} and {} disagree on the state of {id}: {differ:#?}", one.name, other.name);
-    assert_eq!(one.servers, other.servers, "{} and {} disagree on who is in {id}", one.name, other.name);
+    assert_eq!(mine.1, theirs.1, "{} and {} disagree on who is in {id}", one.name, other.name);
+}
+
+/// With these a server has left, and nobody has said anything after them. Whoever had come into the room without its
+/// knowledge is not told.
+fn last_words(copy: &Copy, graph: &Graph) -> impl Iterator<Item = (OwnedEventId, Arc<Known>)> {
+    let followed = followed(graph);
+    let last = move |(event, known): &(&OwnedEventId, &Arc<Known>)| {
+        let leaves = known.event.membership() == Some(MembershipState::Leave);
+        leaves && !followed.contains(*event) && !copy.servers.contains(known.event.server())
+    };
+    copy.placed.iter().filter(last).map(|(event, known)| (event.clone(), known.clone()))
+}
+
+fn followed(graph: &Graph) -> BTreeSet<OwnedEventId> {
+    graph.values().flatten().cloned().collect()
 }
 
 /// What both have placed they judge alike: the state before it, and whether it is rejected.
@@ -200,8 +238,9 @@ fn graph(copies: &[Copy]) -> Graph {
 
 /// What one server has, another that is in the room has too, unless it happened before it came.
 ///
-/// What some server keeps back is followed by nobody else's events, and nobody has to hear of it.
-fn same_events(id: &str, graph: &Graph, kept_back: &BTreeSet<OwnedEventId>, one: &Copy, other: &Copy) {
+/// What some server keeps back is followed by nobody else's events, and nobody has to hear of it; nor of the last words
+/// of a server that has left.
+fn same_events(id: &str, graph: &Graph, unheard: &Unheard, one: &Copy, other: &Copy) {
     // Where the other one's knowledge of the graph begins: its joins that rest on what it does not have.
     let begins = other
         .placed
@@ -214,7 +253,7 @@ fn same_events(id: &str, graph: &Graph, kept_back: &BTreeSet<OwnedEventId>, one:
         open.extend(prev_events.filter(|prev| before.insert((*prev).clone())).cloned());
     }
     let missing = one.placed.iter().filter(|(event, known)| {
-        let expected = known.standing == Standing::Accepted && !kept_back.contains(*event);
+        let expected = known.standing == Standing::Accepted && !unheard.contains_key(*event);
         expected && !before.contains(*event) && !other.placed.contains_key(*event)
     });
     let missing: Vec<_> =
