@@ -44,7 +44,7 @@
 //!
 //! *A message is sent.* `api::client::rooms::send` → `rooms::send` takes [`rooms::Rooms::decide`], which locks the
 //! room with its newest state → [`rooms::append::Deciding::send`] composes, signs and authorizes → the `Write`
-//! holds the event, the change of state, and the rows of every projection (timeline, relations, unread counts,
+//! holds the event, the change of state, and the rows of every projection (timeline, relations, who is notified,
 //! outbox) → the ticket → `/sync` of those in the room wakes, and [`outbound`] finds a row in the outbox.
 //!
 //! *A transaction arrives.* [`remote::inbound`] checks the signature of the request → `api::federation::send` hands
