@@ -1,10 +1,10 @@
 //! Events of a room that come while this server is still on its way in.
 //!
-//! Whoever is in the room hears of the join before this server has recorded the room, and sends at once. What
-//! comes in between is kept in memory, within bounds, and taken in as soon as the room is there. What gets lost
-//! nevertheless is fetched when a later event names it.
+//! Whoever is in the room hears of the join before this server has recorded the room, and sends at once. What comes in
+//! between becomes a row before it is answered, within bounds, and is taken in as soon as the room is there, or at the
+//! next start.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName};
@@ -12,24 +12,34 @@ use serde_json::value::RawValue;
 
 use super::{Rooms, admit, doors, inbox, inviting, resident};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     protocol::canonical::{Object, Value},
+    store::{
+        Ticket,
+        schema::{
+            federation::{EARLY_EVENTS, EarlyRow},
+            numbers,
+            rooms::with_rows,
+        },
+    },
 };
 
 /// How many events of one room are kept, and how many bytes they may have together.
 const MOST: usize = 500;
 const MOST_BYTES: usize = 4 << 20;
+/// How long the text of one may be, with what others write beside an event of at most 64 KiB: what fits into a row.
+const LONGEST: usize = 90 * 1024;
+/// How soon a server may try again for which there is no space.
+const LATER: Duration = Duration::from_secs(30);
 
-/// An event as it has come, and from whom.
-pub type Pdu = (OwnedServerName, Box<RawValue>);
-
-/// The events that wait, by room.
+/// The rooms that are being entered.
 #[derive(Default)]
-pub struct Early(Mutex<HashMap<OwnedRoomId, Waiting>>);
+pub struct Early(Mutex<HashMap<OwnedRoomId, Kept>>);
 
+/// How much is kept of one.
 #[derive(Default)]
-struct Waiting {
-    pdus: Vec<Pdu>,
+struct Kept {
+    count: usize,
     bytes: usize,
 }
 
@@ -45,26 +55,6 @@ impl Early {
         self.0.lock().entry(room.to_owned()).or_default();
         Expected { early: self, room }
     }
-
-    /// Keeps events of a room that is being entered, as far as there is space; false for any other room.
-    pub fn keep(&self, room: &RoomId, origin: &ServerName, pdus: &[Box<RawValue>]) -> bool {
-        let mut rooms = self.0.lock();
-        let Some(waiting) = rooms.get_mut(room) else { return false };
-        for pdu in pdus {
-            waiting.bytes += pdu.get().len();
-            if waiting.pdus.len() < MOST && waiting.bytes <= MOST_BYTES {
-                waiting.pdus.push((origin.to_owned(), pdu.clone()));
-            }
-        }
-        true
-    }
-}
-
-impl Expected<'_> {
-    /// The events that have come; from now on none are kept.
-    pub(super) fn end(self) -> Vec<Pdu> {
-        self.early.0.lock().remove(self.room).unwrap_or_default().pdus
-    }
 }
 
 impl Drop for Expected<'_> {
@@ -73,34 +63,80 @@ impl Drop for Expected<'_> {
     }
 }
 
-/// Takes in what has come early. If nobody was let in, an invite may have been withdrawn by it.
-pub(super) async fn take_in(rooms: Arc<Rooms>, id: OwnedRoomId, pdus: Vec<Pdu>) {
-    if let Err(error) = try_take_in(&rooms, &id, pdus).await {
-        tracing::info!(room = %id, "events that came during a join are lost: {error}");
+/// Keeps events of a room that is being entered, durable once the ticket is published; nothing for any other room.
+///
+/// Errors: 429 `M_LIMIT_EXCEEDED` if there is no space.
+pub fn keep(rooms: &Rooms, id: &RoomId, origin: &ServerName, pdus: &[Box<RawValue>]) -> Result<Option<Ticket>> {
+    // Held until the rows are queued: whoever ends the waiting then finds them.
+    let mut entered = rooms.early.0.lock();
+    let Some(kept) = entered.get_mut(id) else { return Ok(None) };
+    let pdus: Vec<&str> = pdus.iter().map(|pdu| pdu.get()).filter(|pdu| pdu.len() <= LONGEST).collect();
+    let (count, bytes) = (kept.count + pdus.len(), kept.bytes + pdus.iter().map(|pdu| pdu.len()).sum::<usize>());
+    if count > MOST || bytes > MOST_BYTES {
+        return Err(Error::limit_exceeded(LATER));
     }
+    *kept = Kept { count, bytes };
+    let mut write = rooms.store.write();
+    let room = numbers::room(&mut write, id)?;
+    for pdu in pdus {
+        let number = write.number();
+        let row = EarlyRow { origin: origin.to_string(), json: pdu.to_owned() };
+        write.put(EARLY_EVENTS, &(room, number), &row);
+    }
+    Ok(Some(write.commit()?))
 }
 
-async fn try_take_in(rooms: &Arc<Rooms>, id: &RoomId, pdus: Vec<Pdu>) -> Result<()> {
-    let Some(room) = doors::inside(rooms, id)? else {
-        for (origin, pdu) in pdus {
-            inviting::withdrawn(rooms, &origin, id, &pdu).await.ok();
-        }
-        return Ok(());
-    };
-    // What lies before the join is the room's past.
-    let floor = rooms.published(room.number)?.floor;
-    let depth = |pdu: &Object| pdu.get("depth").and_then(Value::as_int).and_then(|depth| u64::try_from(depth).ok());
-    let mut pdus = pdus.into_iter().peekable();
-    while let Some((origin, first)) = pdus.next() {
-        let mut some = vec![first];
-        while let Some((_, pdu)) = pdus.next_if(|(next, _)| *next == origin) {
-            some.push(pdu);
-        }
-        if resident::check_acl(rooms, &room, &origin).is_ok() {
-            let some = some.iter().filter_map(|pdu| admit::object(pdu, room.rules).ok());
-            let some = some.filter(|pdu| depth(pdu).is_some_and(|depth| depth >= floor)).collect();
-            inbox::receive(rooms, &room, &origin, some).await?;
+/// Takes in what an earlier run has left.
+pub async fn resume(rooms: &Arc<Rooms>) -> Result<()> {
+    for room in with_rows(&rooms.store, EARLY_EVENTS) {
+        if let Some(id) = numbers::room_id(&rooms.store, room?)? {
+            let _alone = rooms.entering(&id).await;
+            take_in(rooms, &id).await?;
         }
     }
     Ok(())
+}
+
+/// Takes in what has come early into a room that nobody is entering any more. If nobody was let in, an invite may have
+/// been withdrawn by it.
+pub(super) async fn take_in(rooms: &Arc<Rooms>, id: &RoomId) -> Result<()> {
+    let Some(number) = numbers::find_room(&rooms.store, id)? else { return Ok(()) };
+    let mut rows = rooms.store.write().scan(EARLY_EVENTS, &(number,))?.into_iter().peekable();
+    while let Some((key, first)) = rows.next() {
+        let (origin, mut keys, mut pdus) = (first.origin, vec![key], vec![first.json]);
+        while let Some((key, row)) = rows.next_if(|(_, row)| row.origin == origin) {
+            keys.push(key);
+            pdus.push(row.json);
+        }
+        let origin = OwnedServerName::try_from(origin).map_err(Error::internal)?;
+        let pdus: Vec<_> = pdus.into_iter().filter_map(|pdu| RawValue::from_string(pdu).ok()).collect();
+        of_one_server(rooms, id, &origin, &pdus).await?;
+        let ticket = {
+            let mut write = rooms.store.write();
+            keys.iter().for_each(|key| write.delete(EARLY_EVENTS, key));
+            write.commit()?
+        };
+        ticket.published().await?;
+    }
+    Ok(())
+}
+
+async fn of_one_server(rooms: &Arc<Rooms>, id: &RoomId, origin: &ServerName, pdus: &[Box<RawValue>]) -> Result<()> {
+    let Some(room) = doors::inside(rooms, id)? else {
+        for pdu in pdus {
+            if let Err(error) = inviting::withdrawn(rooms, origin, id, pdu).await {
+                tracing::debug!(room = %id, server = %origin, %error, "an event of a room elsewhere is dropped");
+            }
+        }
+        return Ok(());
+    };
+    if resident::check_acl(rooms, &room, origin).is_err() {
+        return Ok(());
+    }
+    // What lies before the join is the room's past.
+    let floor = rooms.published(room.number)?.floor;
+    let depth = |pdu: &Object| pdu.get("depth").and_then(Value::as_int).and_then(|depth| u64::try_from(depth).ok());
+    let pdus = pdus.iter().filter_map(|pdu| admit::object(pdu, room.rules).ok());
+    let pdus = pdus.filter(|pdu| depth(pdu).is_some_and(|depth| depth >= floor)).collect();
+    inbox::receive(rooms, &room, origin, pdus).await.map(drop)
 }

@@ -65,13 +65,18 @@ pub async fn join(
     let _alone = rooms.entering(room_id).await;
     let expected = rooms.early.expect(room_id);
     let joined = through_one_of(rooms, room_id, user, servers, content).await;
-    if joined.is_err() {
-        staged::sweep_room(rooms, room_id).await?;
+    if joined.is_err()
+        && let Err(error) = staged::sweep_room(rooms, room_id).await
+    {
+        tracing::error!(room = %room_id, ?error, "what a join has left is removed at the next start");
     }
-    let early = expected.end();
-    if !early.is_empty() {
-        tokio::spawn(early::take_in(Arc::clone(rooms), room_id.to_owned(), early));
-    }
+    drop(expected);
+    let (held, id) = (Arc::clone(rooms), room_id.to_owned());
+    tokio::spawn(async move {
+        if let Err(error) = early::take_in(&held, &id).await {
+            tracing::error!(room = %id, ?error, "what came during a join is taken in at the next start");
+        }
+    });
     joined
 }
 

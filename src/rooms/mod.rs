@@ -139,7 +139,7 @@ pub struct Rooms {
     pub inbox: inbox::Inbox,
     /// Rooms whose members are on their way.
     pub partial: partial::Partials,
-    /// Events of rooms that are being entered.
+    /// Rooms that are being entered, whose events wait.
     pub early: early::Early,
     /// Rooms that are being entered with the help of another server: one at a time goes through a door.
     entering: Mutex<HashMap<OwnedRoomId, Arc<tokio::sync::Mutex<()>>>>,

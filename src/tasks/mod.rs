@@ -9,7 +9,9 @@ use crate::{
     app::Ctx,
     error::Result,
     outbound, push,
-    rooms::{completing, delayed, ephemeral, guests, inbox, late, presence, profile, retention, send, staged, upgrade},
+    rooms::{
+        completing, delayed, early, ephemeral, guests, inbox, late, presence, profile, retention, send, staged, upgrade,
+    },
     store::StoreError,
 };
 
@@ -91,6 +93,7 @@ async fn upkeep(ctx: Ctx) -> Result<()> {
 /// Finishes what a stop has interrupted, once.
 async fn resume(ctx: Ctx) -> Result<()> {
     staged::sweep(&ctx.rooms).await?;
+    early::resume(&ctx.rooms).await?;
     upgrade::resume(&ctx.rooms).await?;
     profile::resume(&ctx.rooms).await
 }

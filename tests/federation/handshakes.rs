@@ -2,9 +2,10 @@
 
 use http::{Method, StatusCode};
 use ingle::{
-    rooms::{late, outside, partial, staged},
+    rooms::{early, late, outside, partial, staged},
     store::schema::{
         events::{EVENTS, Standing},
+        federation::{EARLY_EVENTS, EarlyRow},
         rooms::{LATE_EVENTS, STAGED},
     },
 };
@@ -246,9 +247,21 @@ async fn what_is_said_while_somebody_comes_in_is_heard() {
         let body = json!({ "origin": "a.example", "origin_server_ts": 1, "pdus": [pdu] });
         let path = "/_matrix/federation/v1/send/early";
         speaker.server.ask_server(&to, Method::PUT, path, Some(body)).await.ok();
+        assert_eq!(to.ctx.store.scan(EARLY_EVENTS, &()).count(), 1, "what was answered is on the disk");
     });
     bob.join_via(&room, &a).await.ok();
     rooms::hears(&b, &id(&room), &["welcome"]).await;
+    // Had the server been stopped in between, the next start would have taken it in.
+    let event = ann.say(&room, "again").await;
+    let known = a.ctx.rooms.by_id((&*event).try_into().expect("an event ID")).expect("good rows").expect("an event");
+    let mut write = b.ctx.store.write();
+    let number = rooms::room(&b, &id(&room)).number;
+    let row = EarlyRow { origin: "a.example".to_owned(), json: known.event.json().to_owned() };
+    write.put(EARLY_EVENTS, &(number, 1), &row);
+    write.commit().expect("a commit").published().await.expect("a write");
+    early::resume(&b.ctx.rooms).await.expect("good rows");
+    rooms::hears(&b, &id(&room), &["welcome", "again"]).await;
+    assert_eq!(b.ctx.store.scan(EARLY_EVENTS, &()).count(), 0);
 }
 
 #[tokio::test]

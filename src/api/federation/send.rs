@@ -19,7 +19,7 @@ use crate::{
     app::Ctx,
     error::{Error, Result},
     http::Origin,
-    rooms::{admit, inbox, inviting, resident},
+    rooms::{admit, early, inbox, inviting, resident},
 };
 
 /// How many events a transaction may hold. Spec: server-server-api#put_matrixfederationv1sendtxnid
@@ -72,8 +72,9 @@ fn room_of(pdu: &RawValue) -> Option<OwnedRoomId> {
     serde_json::from_str::<Room>(pdu.get()).ok().map(|room| room.room_id)
 }
 
-/// Takes in the events of one room. Those of a room that this server is just entering wait until it is in. Those of a room that this server is not in, or of which the other server is
-/// kept out, are refused one by one; the transaction goes on.
+/// Takes in the events of one room. Those of a room that this server is just entering wait until it is in. Those of a
+/// room that this server is not in, or of which the other server is kept out, are refused one by one; the transaction
+/// goes on.
 async fn in_room(
     ctx: &Ctx,
     origin: &ServerName,
@@ -81,7 +82,10 @@ async fn in_room(
     pdus: Vec<Box<RawValue>>,
 ) -> Result<Vec<(OwnedEventId, Result<(), String>)>> {
     let is_inside = || ctx.rooms.find(&id).is_ok_and(|room| resident::check_in_room(&ctx.rooms, &room).is_ok());
-    if !is_inside() && ctx.rooms.early.keep(&id, origin, &pdus) {
+    if !is_inside()
+        && let Some(kept) = early::keep(&ctx.rooms, &id, origin, &pdus)?
+    {
+        kept.published().await?;
         return Ok(Vec::new());
     }
     let Ok(known) = ctx.rooms.find(&id) else {

@@ -128,3 +128,18 @@ fn is_now(time: &u64) -> bool {
 /// The events of other servers that wait to be taken in, by room and in the order in which they came.
 /// Written by `rooms::inbox`; a row goes with the `Write` that takes the event in.
 pub const INBOX: Table<(RoomNo, u64), InboxRow> = Table::new("inbox");
+
+/// An event of a room that has come while this server was on its way in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyRow {
+    /// Who has sent it.
+    #[serde(rename = "o")]
+    pub origin: String,
+    /// The event as it came, as JSON text: nothing of it was checked.
+    #[serde(rename = "j")]
+    pub json: String,
+}
+
+/// Events that have come before their rooms, by room and in the order in which they came. Written by `rooms::early`,
+/// and removed once they are in the room or its inbox.
+pub const EARLY_EVENTS: Table<(RoomNo, u64), EarlyRow> = Table::new("early_events");

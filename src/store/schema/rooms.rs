@@ -1,12 +1,14 @@
 //! Rooms, who is in them, and what people keep about them.
 
+use std::iter;
+
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionId, events::room::member::MembershipState,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{EventNo, RoomNo, UserNo};
-use crate::store::{Position, Rows, Store, StoreError, Table};
+use crate::store::{Position, Rows, Store, StoreError, Table, key::Key};
 
 /// A room that this server knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -200,6 +202,20 @@ pub struct ReportRow {
 
 /// Reports, in the order in which they came. Written by `rooms::reports`.
 pub const REPORTS: Table<u64, ReportRow> = Table::new("reports");
+
+/// The rooms of which a table has rows. Each costs one look, however many rows it has.
+pub fn with_rows<K: Key, V: Serialize + DeserializeOwned>(
+    store: &Store,
+    table: Table<(RoomNo, K), V>,
+) -> impl Iterator<Item = Result<RoomNo, StoreError>> {
+    let mut from = Some(RoomNo(0));
+    iter::from_fn(move || {
+        let row = store.range(table, &(from?,), &(RoomNo(u64::MAX),)).next()?;
+        let room = row.map(|((room, _), _)| room);
+        from = room.as_ref().ok().map(|room| RoomNo(room.0 + 1));
+        Some(room)
+    })
+}
 
 /// The room behind a number.
 pub fn find(rows: &impl Rows, room: RoomNo) -> Result<Option<RoomRow>, StoreError> {
