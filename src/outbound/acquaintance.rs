@@ -27,22 +27,24 @@ use crate::{
 const AGAIN: u64 = 10_000;
 
 /// Notes with whom no room is shared any more after somebody has come into one or left it, and lets those of whom that
-/// was noted earlier, and with whom one is shared again, ask for the devices.
-pub fn moved(rooms: &Rooms, write: &mut Write, room: RoomNo, mover: &Mover) -> Result<()> {
+/// was noted earlier, and with whom one is shared again, ask for the devices. Returns whether there are any: [`again`]
+/// has something to do, then.
+pub fn moved(rooms: &Rooms, write: &mut Write, room: RoomNo, mover: &Mover) -> Result<bool> {
     match mover {
         Mover::User(user) => user_moved(rooms, write, room, *user),
         Mover::Server(server) => {
+            let mut met = false;
             for user in ephemeral::locals(rooms, room)? {
-                server_moved(rooms, write, (user, server.clone()))?;
+                met |= server_moved(rooms, write, (user, server.clone()))?;
             }
-            Ok(())
+            Ok(met)
         }
     }
 }
 
-fn user_moved(rooms: &Rooms, write: &mut Write, room: RoomNo, user: UserNo) -> Result<()> {
+fn user_moved(rooms: &Rooms, write: &mut Write, room: RoomNo, user: UserNo) -> Result<bool> {
     if rooms.store.get(STREAMS, &user)?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let sharing: BTreeSet<String> = edus::sharing(rooms, user, usize::MAX)?.into_iter().map(Into::into).collect();
     for server in remote::candidates(&rooms.config, forks::servers(rooms, room)?) {
@@ -50,49 +52,53 @@ fn user_moved(rooms: &Rooms, write: &mut Write, room: RoomNo, user: UserNo) -> R
             write.put(PARTED, &(user, server.into()), &0);
         }
     }
+    let mut any = false;
     for (place, met) in write.scan(PARTED, &user)? {
         if met == 0 && sharing.contains(&place.1) {
             write.put(PARTED, &place, &rooms.clock.now());
             tell(rooms, write, place)?;
+            any = true;
         }
     }
-    Ok(())
+    Ok(any)
 }
 
 /// A server that comes is told a little later: we know of its join before it has taken in the room.
-fn server_moved(rooms: &Rooms, write: &mut Write, place: (UserNo, String)) -> Result<()> {
+fn server_moved(rooms: &Rooms, write: &mut Write, place: (UserNo, String)) -> Result<bool> {
     if rooms.store.get(STREAMS, &place.0)?.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let mut shares = false;
     for room in access::rooms_of(rooms, place.0, &MembershipState::Join)? {
         shares |= rooms.store.contains(ROOM_SERVERS, &(room, place.1.clone()))?;
     }
-    match shares {
-        false => write.put(PARTED, &place, &0),
-        true if write.get(PARTED, &place)? == Some(0) => write.put(PARTED, &place, &rooms.clock.now()),
-        true => {}
+    let meets = shares && write.get(PARTED, &place)? == Some(0);
+    if meets || !shares {
+        write.put(PARTED, &place, &if meets { rooms.clock.now() } else { 0 });
     }
-    Ok(())
+    Ok(meets)
 }
 
 /// Tells those whom somebody has met a little while ago, now that everybody has taken in what they know of the room.
-pub fn again(rooms: &Rooms) -> Result<()> {
+/// Returns whether others are to be told later.
+pub fn again(rooms: &Rooms) -> Result<bool> {
     let now = rooms.clock.now();
     let mut write = rooms.store.write();
-    let mut is_due = false;
+    let (mut is_due, mut more) = (false, false);
     for row in rooms.store.scan(PARTED, &()) {
         let (place, met) = row?;
         if met > 0 && met + AGAIN <= now && write.get(PARTED, &place)? == Some(met) {
             write.delete(PARTED, &place);
             tell(rooms, &mut write, place)?;
             is_due = true;
+        } else {
+            more |= met > 0;
         }
     }
     if is_due {
         drop(write.commit()?);
     }
-    Ok(())
+    Ok(more)
 }
 
 fn tell(rooms: &Rooms, write: &mut Write, (user, server): (UserNo, String)) -> Result<()> {

@@ -130,7 +130,7 @@ impl Outbound {
                     }
                     match refusals {
                         0 => self.rest(server, pause.min(LONGEST_PAUSE), shown).await,
-                        _ => tokio::time::sleep(pause).await,
+                        _ => tokio::time::sleep(pause.min(LONGEST_PAUSE)).await,
                     }
                 }
             }

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use ruma::{OwnedServerName, ServerName, events::room::member::MembershipState};
 use tokio::{
     sync::{Notify, Semaphore},
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 
 use super::{
@@ -59,6 +63,8 @@ pub struct Outbound {
     pub(super) few: Semaphore,
     /// Turns of all others.
     pub(super) crowd: Semaphore,
+    /// Whether somebody may have met a server again that is to be told once more.
+    met: AtomicBool,
     /// Those who send.
     senders: Mutex<JoinSet<()>>,
 }
@@ -94,6 +100,7 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
         transactions: AtomicU64::new(0),
         few: Semaphore::new(AT_ONCE),
         crowd: Semaphore::new(AT_ONCE),
+        met: AtomicBool::new(true),
         senders: Mutex::default(),
     });
     let following = Following(outbound);
@@ -104,6 +111,7 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
     outbound.hello()?;
     let mut greeted = outbound.rooms.store.position();
     let mut looking = tokio::time::interval(LOOK);
+    looking.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let published = *log.borrow_and_update();
         at = outbound.divide(at, published)?;
@@ -116,7 +124,9 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
                 Ok(Change::Presence(user)) => outbound.presence(user)?,
                 Err(_) => {}
             },
-            _ = looking.tick() => acquaintance::again(&outbound.rooms)?,
+            _ = looking.tick(), if outbound.met.load(Ordering::Relaxed) => {
+                outbound.met.store(acquaintance::again(&outbound.rooms)?, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -168,10 +178,12 @@ impl Outbound {
             }
             progress.divide(&mut write, at);
             for (_, row) in &rows {
-                if let OutboxRow::Moved(room, mover) = row
-                    && let Err(error) = acquaintance::moved(&self.rooms, &mut write, *room, mover)
-                {
-                    tracing::error!(?row, ?error, "who has come or left cannot be read and is passed over");
+                let OutboxRow::Moved(room, mover) = row else { continue };
+                match acquaintance::moved(&self.rooms, &mut write, *room, mover) {
+                    Ok(met) => _ = self.met.fetch_or(met, Ordering::Relaxed),
+                    Err(error) => {
+                        tracing::error!(?row, ?error, "who has come or left cannot be read and is passed over");
+                    }
                 }
             }
             progress.forget(&mut write, store)?;

@@ -26,6 +26,7 @@ use crate::{
         schema::{
             RoomNo, UserNo,
             push::{NOTIFIED, PUSHED, PUSHERS, PushedRow, PusherRow},
+            rooms::with_rows,
         },
     },
     users::pushers::{self, Key},
@@ -188,10 +189,9 @@ impl Push {
         let to = To { user, key, pusher: &pusher };
         progress.at = progress.at.max(pushed.at);
         for news in self.due(user, progress.at, published)? {
-            let counts = Counts::of(&self.rooms, user)?;
             let is_read = Read::of(store, user, news.room)?.covers(news.row.thread, news.at);
-            let notice = if is_read { None } else { notice::event(&self.rooms, &to, &news, counts)? };
-            if let Some(notice) = notice {
+            let counts = if is_read { Counts::default() } else { Counts::of(&self.rooms, user)? };
+            if !is_read && let Some(notice) = notice::event(&self.rooms, &to, &news, counts)? {
                 match self.tell(&to, notice).await? {
                     Some(true) => pushed = self.told(&to, news.at, counts)?,
                     Some(false) => return Ok(Next::End),
@@ -289,13 +289,7 @@ fn rejects(answer: &[u8], pushkey: &str) -> bool {
 /// Removes what was long ago and is read by all who were told of it.
 pub fn tidy(rooms: &Rooms) -> Result<()> {
     let oldest = rooms.clock.now().saturating_sub(KEPT);
-    let mut from = (RoomNo(0), Position(0));
-    while let Some(row) = rooms.store.range(NOTIFIED, &from, &(RoomNo(u64::MAX), Position(0))).next() {
-        let ((room, _), _) = row?;
-        tidy_room(rooms, room, oldest)?;
-        from = (RoomNo(room.0 + 1), Position(0));
-    }
-    Ok(())
+    with_rows(&rooms.store, NOTIFIED).try_for_each(|room| tidy_room(rooms, room?, oldest))
 }
 
 fn tidy_room(rooms: &Rooms, room: RoomNo, oldest: u64) -> Result<()> {

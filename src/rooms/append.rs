@@ -14,7 +14,7 @@ use ruma::{
 
 use super::{
     Head, Room, Rooms,
-    cache::{Derivation, Known},
+    cache::{Derivation, Known, power_levels},
     projections, redaction,
     state::State,
 };
@@ -206,10 +206,7 @@ impl<'a> Deciding<'a> {
 
     /// The power levels as they are now.
     pub fn power_levels(&self) -> Result<PowerLevels> {
-        let create = self.state("m.room.create", "")?;
-        let levels = self.state("m.room.power_levels", "")?;
-        let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
-        Ok(PowerLevels::new(self.room.rules, event(&create).as_deref(), event(&levels).as_deref()))
+        power_levels(self.room.rules, |kind| self.state(kind, ""))
     }
 
     /// An event by its number, added just now or earlier.

@@ -12,7 +12,8 @@ use quick_cache::{Weighter, sync::Cache as Bounded};
 
 use super::state::State;
 use crate::{
-    protocol::event::Event,
+    error::Result,
+    protocol::{auth::PowerLevels, event::Event, version::Rules},
     store::schema::{EventNo, RoomNo, StateKeyNo, StateNo, events::Standing},
 };
 
@@ -33,6 +34,13 @@ pub struct Known {
     pub replaces: Option<EventNo>,
     /// The event that redacted it.
     pub redacted_by: Option<EventNo>,
+}
+
+/// The power levels that stand in a state, of which `entry` gives the event of each type.
+pub fn power_levels(rules: &Rules, entry: impl Fn(&str) -> Result<Option<Arc<Known>>>) -> Result<PowerLevels> {
+    let (create, levels) = (entry("m.room.create")?, entry("m.room.power_levels")?);
+    let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
+    Ok(PowerLevels::new(rules, event(&create).as_deref(), event(&levels).as_deref()))
 }
 
 #[derive(Clone)]

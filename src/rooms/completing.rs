@@ -193,7 +193,8 @@ async fn fetch(rooms: &Arc<Rooms>, room: &Arc<Room>, row: &PartialRow, server: &
         let servers: [OwnedServerName; 1] = [server.to_owned()];
         let (to, from) = mpsc::channel(1);
         let events = intake::events(rooms, room, &servers, missing_now).await;
-        to.send(("pdus".into(), Checked { events, keyless: Vec::new() })).await.ok();
+        // It has space for one, and somebody who takes it.
+        to.send(("pdus".into(), Checked { events, keyless: Vec::new() })).await.map_err(Error::internal)?;
         drop(to);
         keep(Arc::clone(rooms), Arc::clone(room), from).await?;
         missing_now = missing(rooms, room, all())?;

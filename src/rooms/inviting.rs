@@ -159,7 +159,7 @@ pub fn forget_outside(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> Result<
     let user = numbers::user(&mut write, user)?;
     write.delete(STRIPPED_STATE, &(user, room));
     let slot = write.slot();
-    unread::clear(&mut write, user, room, slot);
+    unread::clear(&mut write, user, room, slot)?;
     if let Some(row) = write.get(USER_ROOMS, &(user, room))? {
         let before = Some(row.membership);
         write.put_at(USER_ROOMS, slot, move |since| {

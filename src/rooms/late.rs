@@ -21,7 +21,12 @@ use crate::{
     protocol::{event::Event, vetting::Vetting},
     store::{
         Ticket,
-        schema::{EventNo, RoomNo, StateKeyNo, events::Standing, numbers, rooms::LATE_EVENTS},
+        schema::{
+            EventNo, RoomNo, StateKeyNo,
+            events::Standing,
+            numbers,
+            rooms::{LATE_EVENTS, with_rows},
+        },
     },
 };
 
@@ -72,7 +77,7 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
     }
     let mut tried: HashMap<RoomNo, Tried> = HashMap::new();
     loop {
-        let wanting = wanting(&rooms)?;
+        let wanting = with_rows(&rooms.store, LATE_EVENTS).collect::<Result<BTreeSet<_>, _>>()?;
         tried.retain(|room, _| wanting.contains(room));
         let mut wait = LONGEST_SLEEP;
         for number in wanting {
@@ -97,21 +102,12 @@ pub async fn run(rooms: Arc<Rooms>) -> Result<()> {
     }
 }
 
-fn wanting(rooms: &Rooms) -> Result<BTreeSet<RoomNo>> {
-    let mut wanting = BTreeSet::new();
-    for row in rooms.store.scan(LATE_EVENTS, &()) {
-        let ((room, _), _) = row?;
-        wanting.insert(room);
-    }
-    Ok(wanting)
-}
-
 /// Asks for what is missing in a room; each `turn` asks other servers. What comes and is good takes its place.
 pub async fn ask_again(rooms: &Arc<Rooms>, number: RoomNo, turn: usize) -> Result<()> {
     let now = rooms.clock.now();
     let rows: Vec<_> = rooms.store.scan(LATE_EVENTS, &(number,)).collect::<Result<_, _>>()?;
-    let room = rooms.open(number)?.filter(|room| !room.is_partial());
-    let Some(room) = room.filter(|_| ephemeral::locals(rooms, number).is_ok_and(|locals| !locals.is_empty())) else {
+    let is_inside = !ephemeral::locals(rooms, number)?.is_empty();
+    let Some(room) = rooms.open(number)?.filter(|room| is_inside && !room.is_partial()) else {
         return give_up(rooms, rows.into_iter().map(|(key, _)| key)).await;
     };
     let (wanted, over): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(_, until)| *until > now);

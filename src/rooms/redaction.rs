@@ -6,10 +6,14 @@
 
 use std::sync::Arc;
 
-use super::{Rooms, append::Deciding, cache::Known};
+use super::{
+    Rooms,
+    append::Deciding,
+    cache::{Known, power_levels},
+};
 use crate::{
     error::Result,
-    protocol::{auth::PowerLevels, event::Event, version::Rules},
+    protocol::{event::Event, version::Rules},
     rooms::projections::relations,
     store::schema::{
         events::{EVENTS, REDACTIONS_AHEAD},
@@ -86,8 +90,5 @@ fn may_redact(
     if rules.redaction_in_auth || target.server() == redaction.server() {
         return Ok(true);
     }
-    let (create, levels) = (before("m.room.create")?, before("m.room.power_levels")?);
-    let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
-    let levels = PowerLevels::new(rules, event(&create).as_deref(), event(&levels).as_deref());
-    Ok(levels.can_redact_others(&redaction.sender))
+    Ok(power_levels(rules, before)?.can_redact_others(&redaction.sender))
 }

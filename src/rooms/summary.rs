@@ -7,7 +7,11 @@ use std::sync::Arc;
 use ruma::{OwnedRoomId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use super::{Room, Rooms, cache::Known, state::State};
+use super::{
+    Room, Rooms,
+    cache::{self, Known},
+    state::State,
+};
 use crate::{
     error::Result,
     protocol::{
@@ -107,9 +111,6 @@ pub fn allowed(join_rules: &Known) -> Vec<OwnedRoomId> {
 impl Rooms {
     /// The power levels of a room in this state.
     pub fn power_levels(&self, room: &Room, state: &State) -> Result<PowerLevels> {
-        let create = self.in_state(state, "m.room.create", "")?;
-        let levels = self.in_state(state, "m.room.power_levels", "")?;
-        let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
-        Ok(PowerLevels::new(room.rules, event(&create).as_deref(), event(&levels).as_deref()))
+        cache::power_levels(room.rules, |kind| self.in_state(state, kind, ""))
     }
 }

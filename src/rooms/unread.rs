@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How much is counted of one user in one room: nobody looks at the number beyond that.
-pub const MOST_COUNTED: usize = 2_000;
+const MOST_COUNTED: usize = 2_000;
 /// How many rows are looked at for that, when little of a room concerns a user.
 const MOST_LOOKED_AT: usize = 20_000;
 /// How far the marks of single threads run ahead before they are drawn together.

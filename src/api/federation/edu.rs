@@ -33,6 +33,8 @@ const TYPING: u64 = 60_000;
 
 /// Of how many people one event may say where they are.
 const MOST_PEOPLE: usize = 500;
+/// How many receipts one event may hold.
+const MOST_RECEIPTS: usize = 1_000;
 
 /// Takes in one ephemeral event; what is not known is passed over.
 pub async fn receive(ctx: &Ctx, origin: &ServerName, edu: &Raw<Edu>) -> Result<()> {
@@ -126,11 +128,12 @@ struct Receipt {
 
 /// Spec: server-server-api#receipts
 async fn read(ctx: &Ctx, origin: &ServerName, content: BTreeMap<String, Box<RawValue>>) -> Result<()> {
-    let mut last = None;
+    let (mut last, mut count) = (None, 0);
     for (room_id, receipts) in &content {
         let room = <&RoomId>::try_from(room_id.as_str()).ok().and_then(|id| room(ctx, id, origin).ok());
         let (Some(room), Some(receipts)) = (room, entry::<RoomReceipts>(receipts)) else { continue };
-        for (user, receipt) in &receipts.read {
+        for (user, receipt) in receipts.read.iter().take(MOST_RECEIPTS - count) {
+            count += 1;
             let user = <&UserId>::try_from(user.as_str()).ok().filter(|user| check_user(origin, user).is_ok());
             let (Some(user), Some(Receipt { event_ids, data })) = (user, entry(receipt)) else { continue };
             let Some(event) = event_ids.first() else { continue };

@@ -12,11 +12,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::super::{Room, Rooms, admit, forks};
 use crate::{
     error::Result,
     protocol::{canonical::Object, event::Event, intake::Intake, version::EventIds},
     remote::{Patience, RemoteError},
+    rooms::{Room, Rooms, admit, forks},
 };
 
 /// How many events one request for a gap asks for.
@@ -32,6 +32,7 @@ const SMALL_STATE: usize = 1_000;
 const PATIENT: Patience = Patience { timeout: Duration::from_secs(120), limit: 64 << 20, insist: false };
 /// How many servers are asked for the same thing.
 const MOST_SERVERS: usize = 3;
+
 /// Who is asked for what is missing: whoever sent the event, then some others in the room.
 pub(super) fn helpers(rooms: &Rooms, room: &Room, origin: &ServerName) -> Result<Vec<OwnedServerName>> {
     let others = forks::servers(rooms, room.number)?;
@@ -71,7 +72,7 @@ pub(super) async fn gap(
 }
 
 /// Single events, as far as they can be had.
-pub(in super::super) async fn events(
+pub(in crate::rooms) async fn events(
     rooms: &Rooms,
     room: &Room,
     servers: &[OwnedServerName],

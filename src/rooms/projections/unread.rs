@@ -5,7 +5,7 @@
 //!
 //! Spec: client-server-api#receiving-notifications
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 use serde::{Deserialize, de::IgnoredAny};
@@ -13,14 +13,13 @@ use serde::{Deserialize, de::IgnoredAny};
 use crate::{
     error::{Error, Result},
     protocol::{
-        auth::power::PowerLevels,
         event::Event,
         push::{Actions, Context, Subject, evaluate},
     },
     rooms::{
         Rooms,
         append::{Appended, StateDelta},
-        cache::Known,
+        cache::power_levels,
         projections::relations,
     },
     store::{
@@ -54,7 +53,7 @@ pub fn project(write: &mut Write, appended: &Appended<'_>) -> Result<()> {
         let Some(id) = write.get(numbers::USERS, &user)? else { continue };
         let rules = push_rules::of(&appended.rooms.users, user, &id)?;
         if levels.is_none() && (rules.asks.power_levels || mentions_the_room(event)) {
-            levels = Some(power_levels(write, appended)?);
+            levels = Some(power_levels(appended.room.rules, |kind| appended.state(write, kind, ""))?);
         }
         let name = if rules.asks.display_name { display_name(write, appended, &id)? } else { None };
         let context = Context {
@@ -164,9 +163,11 @@ pub fn drop_older(
 }
 
 /// Whatever a user was told of in a room up to now is no news any more.
-pub fn clear(write: &mut Write, user: UserNo, room: RoomNo, slot: Slot) {
+pub fn clear(write: &mut Write, user: UserNo, room: RoomNo, slot: Slot) -> Result<(), StoreError> {
+    drop_older(write, SPOKE_AT, (user, room), Position(u64::MAX))?;
     write.put_at(SPOKE_AT, slot, move |at| ((user, room, EVERY_THREAD), at));
     write.wake(user);
+    Ok(())
 }
 
 /// Whoever is not in a room any more, nor invited, has nothing unread there.
@@ -177,7 +178,7 @@ pub fn forget(write: &mut Write, delta: &StateDelta<'_>) -> Result<()> {
     let membership = delta.new.and_then(|known| known.event.membership()).unwrap_or(MembershipState::Leave);
     if delta.rooms.is_local(user) && !matches!(membership, MembershipState::Join | MembershipState::Invite) {
         let user = numbers::user(write, user)?;
-        clear(write, user, delta.room.number, delta.slot);
+        clear(write, user, delta.room.number, delta.slot)?;
     }
     Ok(())
 }
@@ -200,13 +201,6 @@ fn mentions_the_room(event: &Event) -> bool {
         room: bool,
     }
     event.content_field::<Mentions>("m.mentions").is_some_and(|mentions| mentions.room)
-}
-
-fn power_levels(write: &Write, appended: &Appended<'_>) -> Result<PowerLevels> {
-    let create = appended.state(write, "m.room.create", "")?;
-    let levels = appended.state(write, "m.room.power_levels", "")?;
-    let event = |known: &Option<Arc<Known>>| known.as_ref().map(|known| Arc::clone(&known.event));
-    Ok(PowerLevels::new(appended.room.rules, event(&create).as_deref(), event(&levels).as_deref()))
 }
 
 /// What a user is called in the room.
